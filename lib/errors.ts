@@ -1,0 +1,66 @@
+/**
+ * The one error class of the package. Its message is one sentence, `<where>: <what was expected>, got <what>; <what to do>`;
+ * programs match on `code` and `details`, people read the message.
+ */
+import { closest } from "fastest-levenshtein"
+
+/** Every reason this package gives for refusing something. */
+export type ErrorCode =
+  | "ABORTED"
+  | "ADDON_MISSING"
+  | "BAD_CHECKPOINT"
+  | "BAD_FILE"
+  | "BAD_INPUT"
+  | "BAD_OPTION"
+  | "BAD_SHAPE"
+  | "DISPOSED"
+  | "DISK"
+  | "NO_DEVICE"
+  | "NO_GRADIENT"
+  | "NO_KERNEL"
+  | "NOT_FINITE"
+  | "NOT_FOUND"
+  | "NATIVE"
+  | "OUT_OF_MEMORY"
+  | "SESSION_BUSY"
+  | "SLOTS_EXHAUSTED"
+
+export class SelscanError extends Error {
+  override readonly name = "SelscanError"
+  readonly code: ErrorCode
+  /** What was expected and got, as fields, for code that acts on the error. */
+  readonly details: Readonly<Record<string, unknown>>
+
+  constructor(code: ErrorCode, message: string, details: Record<string, unknown> = {}, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+    this.details = details
+  }
+}
+
+/** Throws a `SelscanError` unless `condition` holds. */
+export function expect(condition: unknown, code: ErrorCode, message: () => string, details = {}): asserts condition {
+  if (!condition) throw new SelscanError(code, message(), details)
+}
+
+/** `did you mean window?`, or the whole list when nothing is near. */
+export function suggestion(word: string, known: readonly string[]): string {
+  if (known.length === 0) return "none is known here"
+  const near = closest(word, known)
+  const plausible = sharedLetters(word, near) >= Math.min(word.length, near.length) / 2
+  return plausible ? `did you mean ${near}?` : `known are ${known.join(", ")}`
+}
+
+function sharedLetters(a: string, b: string): number {
+  return [...new Set(a)].filter((letter) => b.includes(letter)).length
+}
+
+/** Refuses option names that nobody reads: a misspelt option must not silently mean its default. */
+export function checkOptions(where: string, options: object, known: readonly string[]): void {
+  for (const name of Object.keys(options)) {
+    expect(known.includes(name), "BAD_OPTION", () => `${where}: unknown option ${name}, ${suggestion(name, known)}`, {
+      option: name,
+      known,
+    })
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * Tracing: running layers once on symbolic values, which records a program.
+ */
+import { expect, SelscanError } from "../errors.ts"
+import type { AnyOp } from "./op.ts"
+import { type Attribute, type CheckpointSegment, type Dtype, type Node, type Storage, Value } from "./value.ts"
+
+/** Compute precision of linears: f32, or activations rounded to bf16 with f32 accumulation. */
+export type Precision = "f32" | "bf16"
+
+interface Result {
+  readonly key: string
+  readonly dtype: Dtype
+  readonly shape: readonly number[]
+}
+
+/** A program being recorded. Ops append to the current trace; `path` names the layer being traced. */
+export class Trace {
+  readonly name: string
+  readonly precision: Precision
+  readonly values: Value[] = []
+  readonly nodes: Node[] = []
+  readonly #stored = new Map<string, Value>()
+  readonly #path: string[] = []
+  #segment: CheckpointSegment | undefined
+
+  constructor(name: string, precision: Precision) {
+    this.name = name
+    this.precision = precision
+  }
+
+  /** Layer path of what is being traced. */
+  get path(): string {
+    return this.#path.join(".")
+  }
+
+  /** `layers.3.mixer: selectiveScan`, the head of an error. */
+  where(op: string): string {
+    return this.path === "" ? op : `${this.path}: ${op}`
+  }
+
+  /** A value written from the host on each run. */
+  input(name: string, dtype: Dtype, shape: readonly number[]): Value {
+    return this.#store("input", name, dtype, shape)
+  }
+
+  /** A weight by its full path, which is its name in the checkpoint. Asking twice gives the same value: weights can be tied. */
+  weight(name: string, dtype: Dtype, shape: readonly number[]): Value {
+    return this.#store("weight", name, dtype, shape)
+  }
+
+  training(name: string, dtype: Dtype, shape: readonly number[]): Value {
+    return this.#store("training", name, dtype, shape)
+  }
+
+  /** A state with one entry per slot; slot 0 is nobody's. */
+  state(name: string, dtype: Dtype, shape: readonly number[]): Value {
+    return this.#store("state", name, dtype, shape)
+  }
+
+  /** Runs fn with `name` added to the layer path. */
+  scope<T>(name: string, fn: () => T): T {
+    this.#path.push(name)
+    try {
+      return fn()
+    } finally {
+      this.#path.pop()
+    }
+  }
+
+  /** Runs fn with the layer path of an earlier node: gradients are reported where their forward op stands. */
+  at<T>(path: string, fn: () => T): T {
+    const saved = this.#path.splice(0, this.#path.length, ...(path === "" ? [] : [path]))
+    try {
+      return fn()
+    } finally {
+      this.#path.splice(0, this.#path.length, ...saved)
+    }
+  }
+
+  /** Runs fn as one segment whose nodes are recomputed by the backward pass. */
+  segment<T>(segment: CheckpointSegment, fn: () => T): T {
+    expect(this.#segment === undefined, "BAD_INPUT", () => `${this.where("checkpoint")}: checkpoints cannot be nested`)
+    this.#segment = segment
+    try {
+      return fn()
+    } finally {
+      this.#segment = undefined
+    }
+  }
+
+  append(op: AnyOp, inputs: Record<string, Value>, results: readonly Result[], attrs: Record<string, Attribute>) {
+    const outputs: Record<string, Value> = {}
+    const node: Node = {
+      op,
+      inputs,
+      outputs,
+      attrs,
+      path: this.path,
+      ...(this.#segment && { segment: this.#segment }),
+    }
+    for (const { key, dtype, shape } of results) {
+      checkSizes(this.where(op.name), key, shape)
+      outputs[key] = this.#add("temporary", `${op.name}.${key}`, dtype, shape, node)
+    }
+    this.nodes.push(node)
+    return outputs
+  }
+
+  #store(storage: Storage, name: string, dtype: Dtype, shape: readonly number[]): Value {
+    const key = `${storage}:${name}`
+    const known = this.#stored.get(key)
+    if (known !== undefined) {
+      expect(known.dtype === dtype && `${known.shape}` === `${shape}`, "BAD_SHAPE", () =>
+        `${this.where(name)}: ${storage} ${name} is ${known.dtype} [${known.shape}], asked for as ${dtype} [${shape}]`)
+      return known
+    }
+    checkSizes(this.where(storage), name, shape)
+    const value = this.#add(storage, name, dtype, shape)
+    this.#stored.set(key, value)
+    return value
+  }
+
+  #add(storage: Storage, name: string, dtype: Dtype, shape: readonly number[], node?: Node): Value {
+    const value = new Value(this, { id: this.values.length, dtype, shape, storage, name, ...(node && { node }) })
+    this.values.push(value)
+    return value
+  }
+}
+
+function checkSizes(where: string, key: string, shape: readonly number[]): void {
+  expect(shape.length <= 6, "BAD_SHAPE", () => `${where}: ${key} has at most 6 dimensions, got [${shape}]`)
+  expect(shape.every((size) => Number.isSafeInteger(size) && size >= 1), "BAD_SHAPE", () =>
+    `${where}: sizes of ${key} are whole numbers of at least 1, got [${shape}]`)
+}
+
+let active: Trace | undefined
+
+/** The trace being recorded; ops and layers only make sense inside one. */
+export function current(where: string): Trace {
+  if (active === undefined) {
+    throw new SelscanError("BAD_INPUT", `${where}: ops are called while tracing, got no trace; wrap the call in trace(name, fn)`)
+  }
+  return active
+}
+
+/** Records fn into a new trace and returns the trace with fn's result. Traces do not nest. */
+export function record<T>(name: string, precision: Precision, fn: (trace: Trace) => T): { trace: Trace; result: T } {
+  expect(active === undefined, "BAD_INPUT", () => `trace ${name}: a trace is already being recorded (${active?.name})`)
+  const trace = new Trace(name, precision)
+  active = trace
+  try {
+    return { trace, result: fn(trace) }
+  } finally {
+    active = undefined
+  }
+}

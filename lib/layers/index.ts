@@ -1,0 +1,7 @@
+export { Embedding } from "./embedding.ts"
+export { allParameters, apply, Layer, type Parameter, parameterCount, type Rows } from "./layer.ts"
+export { Linear, type LinearOptions } from "./linear.ts"
+export { Mamba, type MambaOptions } from "./mamba.ts"
+export { Random } from "./random.ts"
+export { Residual } from "./residual.ts"
+export { RMSNorm } from "./rms-norm.ts"

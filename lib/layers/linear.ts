@@ -1,0 +1,38 @@
+import type { Value } from "../graph/value.ts"
+import { current } from "../graph/trace.ts"
+import { linear } from "../ops/linear.ts"
+import { constant, fanIn } from "./init.ts"
+import { Layer, type Parameter, type Rows } from "./layer.ts"
+
+export interface LinearOptions {
+  readonly inputs: number
+  readonly outputs: number
+  /** Default false, as everywhere in Mamba. */
+  readonly bias?: boolean
+  /** Initial values of the weight; default U(±1/√inputs), torch.nn.Linear's. */
+  readonly init?: Parameter["init"]
+}
+
+/** y = x·Wᵀ + b (+ residual). Parameters: `weight` (outputs, inputs), `bias` (outputs). */
+export class Linear extends Layer {
+  readonly options: LinearOptions
+
+  constructor(options: LinearOptions) {
+    super()
+    this.options = options
+  }
+
+  override parameters(): Record<string, Parameter> {
+    const { inputs, outputs, bias = false, init = fanIn() } = this.options
+    return {
+      weight: { shape: [outputs, inputs], init, decay: true, matrix: true },
+      ...(bias && { bias: { shape: [outputs], init: constant(0), decay: false } }),
+    }
+  }
+
+  override forward(x: Value, rows: Rows, residual?: Value): Value {
+    const bias = this.options.bias ? this.weight("bias", rows) : undefined
+    const { precision } = current("Linear")
+    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { precision }).y
+  }
+}

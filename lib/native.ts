@@ -1,0 +1,251 @@
+/**
+ * The only typed border to the addon: loading it, and the two things it holds, memory (`Store`) and compiled programs
+ * (`Executable`).
+ */
+import { createRequire } from "node:module"
+import { type ErrorCode, expect, SelscanError, suggestion } from "./errors.ts"
+import type { Program, Slot } from "./graph/program.ts"
+import type { Dtype, Storage } from "./graph/value.ts"
+
+export type StoredKind = Exclude<Storage, "temporary" | "input">
+export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array
+
+export interface DeviceInfo {
+  readonly name: string
+  readonly description: string
+  readonly instructionSet: string
+  readonly threads: number
+}
+
+/** Where the planner put a block: value id (or −1 − node for a workspace), offset, bytes, first and last node of its life. */
+export type Placement = readonly [value: number, offset: number, bytes: number, first: number, last: number]
+
+export interface Memory {
+  readonly weights: number
+  readonly training: number
+  readonly states: number
+  readonly derived: number
+  readonly arena: number
+}
+
+/** The functions of native/addon.cpp. Handles are numbers; promises reject with a `code`. */
+interface Addon {
+  devices(): DeviceInfo[]
+  kernels(): { name: string; device: string; signature: string }[]
+  setThreads(count: number): Promise<number>
+  open(device: string): number
+  upload(store: number, storage: number, name: string, dtype: number, shape: readonly number[], bytes: HostArray, offset: number): Promise<void>
+  download(store: number, storage: number, name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>
+  compile(store: number, bytes: Uint8Array): Promise<{ program: number; peakBytes: number; placements: Placement[] }>
+  run(program: number, inputs: readonly HostArray[], runId: number): Promise<Uint8Array<ArrayBuffer>[]>
+  abort(runId: number): void
+  copySlot(store: number, from: number, to: number): Promise<void>
+  memory(store: number): Promise<Memory>
+  profile(program: number): Promise<number[]>
+  dispose(handle: number): Promise<void>
+}
+
+const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state"]
+const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32"]
+
+let loaded: Addon | undefined
+
+/** The addon, loaded on first use: graphs, shapes and gradients work without it. `SELSCAN_ADDON` names another build. */
+export function addon(): Addon {
+  if (loaded !== undefined) return loaded
+  const path = process.env["SELSCAN_ADDON"] ?? "../build/Release/selscan.node"
+  try {
+    loaded = createRequire(import.meta.url)(path) as Addon
+    return loaded
+  } catch (cause) {
+    throw new SelscanError(
+      "ADDON_MISSING",
+      `selscan: the native addon could not be loaded from ${path}, ${(cause as Error).message.split("\n")[0]}; build it with npm run build (a C++20 compiler, make and python3 are needed)`,
+      { path },
+      { cause },
+    )
+  }
+}
+
+export const devices = (): readonly DeviceInfo[] => addon().devices()
+export const kernels = () => addon().kernels()
+/** Sets the number of threads of the process's pool; 0 for all usable cores. Resolves with the number in force. */
+export const setThreads = (count: number): Promise<number> => settled(() => addon().setThreads(count))
+
+/** Runs a native call; its failure arrives as a SelscanError whose stack begins at the caller. */
+async function settled<T>(call: () => Promise<T> | T): Promise<T> {
+  const error = new SelscanError("NATIVE", "")
+  try {
+    return await call()
+  } catch (cause) {
+    const { code, message } = cause as Error & { code?: ErrorCode }
+    throw Object.assign(error, {
+      code: code ?? "NATIVE",
+      message,
+      stack: error.stack?.replace("SelscanError", `SelscanError: ${message}`),
+    })
+  }
+}
+
+// A store or program whose wrapper is gone is released; dispose() does so at a chosen time.
+const forgotten = new FinalizationRegistry<number>((handle) => {
+  addon().dispose(handle).catch(() => {})
+})
+
+let runs = 0
+
+/** The memory of one model on one device: weights, training values and states, by name. */
+export class Store {
+  readonly device: string
+  #handle: number | undefined
+
+  /** @throws NO_DEVICE when there is no such device; the message says what is missing */
+  constructor(device = "cpu") {
+    const native = addon()
+    try {
+      this.#handle = native.open(device)
+    } catch (cause) {
+      throw new SelscanError((cause as { code?: ErrorCode }).code ?? "NATIVE", (cause as Error).message)
+    }
+    this.device = device
+    forgotten.register(this, this.#handle, this)
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined
+  }
+
+  get #live(): number {
+    expect(this.#handle !== undefined, "DISPOSED", () => "model: it has been disposed")
+    return this.#handle
+  }
+
+  /** Writes bytes of a stored value, at an offset in bytes; makes it (with zeros) if it is new. */
+  upload(kind: StoredKind, slot: Omit<Slot, "sizeBytes">, bytes: HostArray, offset = 0): Promise<void> {
+    const { name, dtype, shape } = slot
+    return settled(() =>
+      addon().upload(this.#live, storages.indexOf(kind), name, dtypes.indexOf(dtype), shape, bytes, offset))
+  }
+
+  /** Bytes of a stored value; all of them unless a range is given. */
+  download(kind: StoredKind, name: string, offset = 0, length = 0): Promise<Uint8Array<ArrayBuffer>> {
+    return settled(() => addon().download(this.#live, storages.indexOf(kind), name, offset, length))
+  }
+
+  /** Copies every state of slot `from` to slot `to`; from 0 clears it. */
+  copySlot(from: number, to: number): Promise<void> {
+    return settled(() => addon().copySlot(this.#live, from, to))
+  }
+
+  memory(): Promise<Memory> {
+    return settled(() => addon().memory(this.#live))
+  }
+
+  async compile(program: Program): Promise<Executable> {
+    const bytes = program.serialise()
+    const result = await settled(() => addon().compile(this.#live, bytes))
+    return new Executable(program, result)
+  }
+
+  /** Releases the memory once what runs on it has finished. Calling it twice is allowed. */
+  async dispose(): Promise<void> {
+    if (this.#handle === undefined) return
+    const handle = this.#handle
+    this.#handle = undefined
+    forgotten.unregister(this)
+    await settled(() => addon().dispose(handle))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose()
+  }
+}
+
+/** A program with a kernel for every node and its memory planned. */
+export class Executable {
+  readonly program: Program
+  /** Bytes of the arena that the temporaries of one run need. */
+  readonly peakBytes: number
+  readonly placements: readonly Placement[]
+  readonly #inputs: readonly Slot[]
+  readonly #outputs: readonly Slot[]
+  #handle: number | undefined
+
+  constructor(program: Program, native: { program: number; peakBytes: number; placements: Placement[] }) {
+    this.program = program
+    this.peakBytes = native.peakBytes
+    this.placements = native.placements
+    this.#handle = native.program
+    this.#inputs = program.inputs
+    this.#outputs = program.outputSlots
+    forgotten.register(this, native.program, this)
+  }
+
+  /**
+   * Runs the program once, off the event loop. Inputs are copied before this returns.
+   *
+   * @throws BAD_INPUT for a missing, unknown or wrongly sized input, or for ids and segments out of range; ABORTED when
+   * the signal fires first. A failed run has written no output, and no state but in slots nobody has adopted.
+   */
+  async run(
+    inputs: Readonly<Record<string, HostArray>>,
+    { signal }: { signal?: AbortSignal | undefined } = {},
+  ): Promise<Record<string, HostArray>> {
+    const handle = this.#handle
+    expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
+    expect(!signal?.aborted, "ABORTED", () => `${this.program.name}: aborted before it began`)
+    const ordered = this.#ordered(inputs)
+    runs = runs >= 0xffffffff ? 1 : runs + 1
+    const runId = runs
+    const onAbort = () => addon().abort(runId)
+    signal?.addEventListener("abort", onAbort, { once: true })
+    try {
+      const results = await settled(() => addon().run(handle, ordered, runId))
+      return Object.fromEntries(this.#outputs.map((slot, i) => [slot.name, typed(slot.dtype, results[i]!)]))
+    } finally {
+      signal?.removeEventListener("abort", onAbort)
+    }
+  }
+
+  /** Seconds spent in each node over all runs so far, in the order of `program.nodes`. */
+  profile(): Promise<number[]> {
+    const handle = this.#handle
+    expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
+    return settled(() => addon().profile(handle))
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#handle === undefined) return
+    const handle = this.#handle
+    this.#handle = undefined
+    forgotten.unregister(this)
+    await settled(() => addon().dispose(handle))
+  }
+
+  #ordered(inputs: Readonly<Record<string, HostArray>>): HostArray[] {
+    const { name } = this.program
+    const known = this.#inputs.map((slot) => slot.name)
+    for (const key of Object.keys(inputs)) {
+      expect(known.includes(key), "BAD_INPUT", () => `${name}: unknown input ${key}, ${suggestion(key, known)}`)
+    }
+    return this.#inputs.map((slot) => {
+      const array = inputs[slot.name]
+      expect(array !== undefined, "BAD_INPUT", () => `${name}: input ${slot.name} is missing`)
+      expect(array.byteLength === slot.sizeBytes && isOf(slot.dtype, array), "BAD_INPUT", () =>
+        `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${array.constructor.name} of ${array.byteLength} bytes`)
+      return array
+    })
+  }
+}
+
+function isOf(dtype: Dtype, array: HostArray): boolean {
+  if (dtype === "f32") return array instanceof Float32Array
+  if (dtype === "i32") return array instanceof Int32Array
+  return array instanceof Uint16Array
+}
+
+function typed(dtype: Dtype, bytes: Uint8Array<ArrayBuffer>): HostArray {
+  if (dtype === "f32") return new Float32Array(bytes.buffer)
+  if (dtype === "i32") return new Int32Array(bytes.buffer)
+  return new Uint16Array(bytes.buffer)
+}

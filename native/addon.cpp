@@ -1,0 +1,276 @@
+// The border: plain functions over numeric handles, no mathematics. lib/native.ts is its only caller and its documentation.
+// Every argument is checked here for well-formedness, whatever TypeScript checked before.
+#include "cpu/isa.h"
+#include "cpu/threads.h"
+#include "environment.h"
+
+namespace selscan {
+namespace {
+
+Environment& environment(const Napi::CallbackInfo& info) { return *info.Env().GetInstanceData<Environment>(); }
+
+[[noreturn]] void refuse(const Napi::CallbackInfo& info, const char* code, const std::string& message) {
+  auto error = Napi::Error::New(info.Env(), message);
+  error.Set("code", code);
+  throw error;
+}
+
+double number(const Napi::CallbackInfo& info, size_t i, double low, double high) {
+  if (!info[i].IsNumber()) refuse(info, "BAD_INPUT", "argument " + std::to_string(i) + ": a number is expected");
+  const double value = info[i].As<Napi::Number>().DoubleValue();
+  if (!(value >= low && value <= high) || value != std::floor(value))
+    refuse(info, "BAD_INPUT", "argument " + std::to_string(i) + ": a whole number within its range is expected");
+  return value;
+}
+
+std::string string(const Napi::CallbackInfo& info, size_t i) {
+  if (!info[i].IsString()) refuse(info, "BAD_INPUT", "argument " + std::to_string(i) + ": a string is expected");
+  return info[i].As<Napi::String>().Utf8Value();
+}
+
+// The bytes of any ArrayBuffer view, copied: the caller may change them as soon as the call returns.
+std::vector<std::byte> bytesOf(const Napi::CallbackInfo& info, const Napi::Value& value) {
+  if (!value.IsTypedArray() && !value.IsDataView()) refuse(info, "BAD_INPUT", "a typed array is expected");
+  const auto view = value.As<Napi::Object>();
+  const auto buffer = view.Get("buffer");
+  if (!buffer.IsArrayBuffer()) refuse(info, "BAD_INPUT", "a typed array over a plain ArrayBuffer is expected");
+  const auto* data = static_cast<const std::byte*>(buffer.As<Napi::ArrayBuffer>().Data());
+  size_t offset, length;
+  if (value.IsTypedArray()) {
+    offset = value.As<Napi::TypedArray>().ByteOffset();
+    length = value.As<Napi::TypedArray>().ByteLength();
+  } else {
+    offset = value.As<Napi::DataView>().ByteOffset();
+    length = value.As<Napi::DataView>().ByteLength();
+  }
+  if (length == 0 || data == nullptr) return {};
+  return {data + offset, data + offset + length};
+}
+
+template <class T>
+std::shared_ptr<T> find(const Napi::CallbackInfo& info, std::map<Handle, std::shared_ptr<T>>& map, const char* what) {
+  const auto at = map.find(static_cast<Handle>(number(info, 0, 0, 4294967295.0)));
+  if (at == map.end()) refuse(info, "DISPOSED", std::string(what) + ": has been disposed, or never was");
+  return at->second;
+}
+
+Napi::Value toBytes(Napi::Env env, const std::vector<std::byte>& bytes) {
+  auto buffer = Napi::ArrayBuffer::New(env, bytes.size());
+  if (!bytes.empty()) std::memcpy(buffer.Data(), bytes.data(), bytes.size());
+  return Napi::Uint8Array::New(env, bytes.size(), buffer, 0);
+}
+
+Napi::Value listDevices(const Napi::CallbackInfo& info) {
+  auto list = Napi::Array::New(info.Env());
+  auto entry = Napi::Object::New(info.Env());
+  Device& cpu = device("cpu");
+  entry.Set("name", cpu.name());
+  entry.Set("description", cpu.describe());
+  entry.Set("instructionSet", cpu::name(cpu::isa()));
+  entry.Set("threads", cpu::threadCount());
+  list.Set(0u, entry);
+  return list;
+}
+
+Napi::Value listKernels(const Napi::CallbackInfo& info) {
+  auto list = Napi::Array::New(info.Env());
+  for (const Kernel& kernel : kernels()) {
+    auto entry = Napi::Object::New(info.Env());
+    entry.Set("name", kernel.name);
+    entry.Set("device", kernel.device);
+    entry.Set("signature", kernel.signature);
+    list.Set(list.Length(), entry);
+  }
+  return list;
+}
+
+Napi::Value setThreads(const Napi::CallbackInfo& info) {
+  const int count = static_cast<int>(number(info, 0, 0, 1024));
+  return environment(info).submit(info.Env(), 0, [count](const auto&) -> Settle {
+    cpu::setThreadCount(count);
+    return [](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, cpu::threadCount()); };
+  });
+}
+
+// open(device) → store
+Napi::Value open(const Napi::CallbackInfo& info) {
+  try {
+    auto& self = environment(info);
+    return Napi::Number::New(info.Env(), self.add(self.stores, std::make_shared<Store>(device(string(info, 0)))));
+  } catch (const Error& error) {
+    refuse(info, error.code.c_str(), error.what());
+  }
+}
+
+// upload(store, storage, name, dtype, shape, bytes, offset)
+Napi::Value upload(const Napi::CallbackInfo& info) {
+  auto store = find(info, environment(info).stores, "model");
+  const auto storage = static_cast<Storage>(number(info, 1, 2, StorageCount - 1));
+  const auto dtype = static_cast<Dtype>(number(info, 3, 0, DtypeCount - 1));
+  if (!info[4].IsArray() || info[4].As<Napi::Array>().Length() > RankMax) refuse(info, "BAD_SHAPE", "upload: a shape of at most 6 sizes is expected");
+  Shape shape;
+  const auto sizes = info[4].As<Napi::Array>();
+  double elements = 1;
+  for (uint32_t i = 0; i < sizes.Length(); i++) {
+    const Napi::Value size = sizes[i];
+    const double value = size.IsNumber() ? size.As<Napi::Number>().DoubleValue() : -1;
+    elements *= value;
+    if (!(value >= 1) || value != std::floor(value) || elements > 1e13) refuse(info, "BAD_SHAPE", "upload: sizes are whole numbers of at least 1");
+    shape.dims[shape.rank++] = static_cast<int64_t>(value);
+  }
+  const auto offset = static_cast<size_t>(number(info, 6, 0, 9e15));
+  return environment(info).submit(info.Env(), 0, [store, storage, name = string(info, 2), dtype, shape, offset,
+                                                  bytes = bytesOf(info, info[5])](const auto&) -> Settle {
+    store->write(store->entry(storage, name, dtype, shape), offset, bytes);
+    return [](Napi::Env env) { return env.Undefined(); };
+  });
+}
+
+// download(store, storage, name, offset, length) → bytes; length 0 means to the end
+Napi::Value download(const Napi::CallbackInfo& info) {
+  auto store = find(info, environment(info).stores, "model");
+  const auto storage = static_cast<Storage>(number(info, 1, 2, StorageCount - 1));
+  const auto offset = static_cast<size_t>(number(info, 3, 0, 9e15)), asked = static_cast<size_t>(number(info, 4, 0, 9e15));
+  return environment(info).submit(info.Env(), 0, [store, storage, name = string(info, 2), offset, asked](const auto&) -> Settle {
+    const Entry& entry = store->existing(storage, name);
+    const size_t size = entry.buffer.sizeBytes(), length = asked ? asked : size - std::min(size, offset);
+    check(offset <= size && length <= size - offset, "BAD_SHAPE", "download: ", length, " bytes at ", offset, " of ", size, " in ", name);
+    auto bytes = std::make_shared<std::vector<std::byte>>(length);
+    store->device.toHost(bytes->data(), entry.buffer.data() + offset, length);
+    return [bytes](Napi::Env env) { return toBytes(env, *bytes); };
+  });
+}
+
+// compile(store, bytes) → { program, peakBytes, placements }
+Napi::Value compile(const Napi::CallbackInfo& info) {
+  auto store = find(info, environment(info).stores, "model");
+  Environment* self = &environment(info);
+  return self->submit(info.Env(), 0, [self, store, bytes = bytesOf(info, info[1])](const auto&) -> Settle {
+    auto executable = std::make_shared<Executable>(store, decodeProgram(bytes));
+    return [self, executable](Napi::Env env) -> Napi::Value {
+      auto result = Napi::Object::New(env);
+      result.Set("program", self->add(self->programs, executable));
+      result.Set("peakBytes", static_cast<double>(executable->peakBytes()));
+      auto placements = Napi::Array::New(env);
+      for (const auto& placement : executable->placements()) {
+        auto entry = Napi::Array::New(env, 5);
+        entry.Set(0u, placement.value);
+        entry.Set(1u, static_cast<double>(placement.offset));
+        entry.Set(2u, static_cast<double>(placement.bytes));
+        entry.Set(3u, placement.first);
+        entry.Set(4u, placement.last);
+        placements.Set(placements.Length(), entry);
+      }
+      result.Set("placements", placements);
+      return result;
+    };
+  });
+}
+
+// run(program, inputs, runId) → outputs, as arrays of bytes; runId is the caller's name for the run, for abort()
+Napi::Value run(const Napi::CallbackInfo& info) {
+  auto executable = find(info, environment(info).programs, "program");
+  if (!info[1].IsArray()) refuse(info, "BAD_INPUT", "run: an array of inputs is expected");
+  const auto given = info[1].As<Napi::Array>();
+  std::vector<std::vector<std::byte>> inputs;
+  for (uint32_t i = 0; i < given.Length(); i++) inputs.push_back(bytesOf(info, given[i]));
+  const auto runId = static_cast<Handle>(number(info, 2, 1, 4294967295.0));
+  return environment(info).submit(info.Env(), runId, [executable, inputs = std::move(inputs)](const std::atomic<bool>& abort) -> Settle {
+    auto results = std::make_shared<std::vector<std::vector<std::byte>>>(executable->run(inputs, abort));
+    return [results](Napi::Env env) -> Napi::Value {
+      auto list = Napi::Array::New(env, results->size());
+      for (size_t i = 0; i < results->size(); i++) list.Set(static_cast<uint32_t>(i), toBytes(env, (*results)[i]));
+      return list;
+    };
+  });
+}
+
+// abort(runId): the run stops before its next node, or does not begin
+Napi::Value abort(const Napi::CallbackInfo& info) {
+  environment(info).abort(static_cast<Handle>(number(info, 0, 1, 4294967295.0)));
+  return info.Env().Undefined();
+}
+
+// copySlot(store, from, to)
+Napi::Value copySlot(const Napi::CallbackInfo& info) {
+  auto store = find(info, environment(info).stores, "model");
+  const auto from = static_cast<int64_t>(number(info, 1, 0, 4294967295.0)), to = static_cast<int64_t>(number(info, 2, 1, 4294967295.0));
+  return environment(info).submit(info.Env(), 0, [store, from, to](const auto&) -> Settle {
+    store->copySlot(from, to);
+    return [](Napi::Env env) { return env.Undefined(); };
+  });
+}
+
+// memory(store) → bytes of each kind
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  auto store = find(info, environment(info).stores, "model");
+  return environment(info).submit(info.Env(), 0, [store](const auto&) -> Settle {
+    return [store](Napi::Env env) -> Napi::Value {
+      auto result = Napi::Object::New(env);
+      result.Set("weights", static_cast<double>(store->sizeBytes(Storage::weight)));
+      result.Set("training", static_cast<double>(store->sizeBytes(Storage::training)));
+      result.Set("states", static_cast<double>(store->sizeBytes(Storage::state)));
+      result.Set("derived", static_cast<double>(store->derivedBytes()));
+      result.Set("arena", static_cast<double>(store->arenaBytes()));
+      return result;
+    };
+  });
+}
+
+// profile(program) → seconds spent in each node so far
+Napi::Value profile(const Napi::CallbackInfo& info) {
+  auto executable = find(info, environment(info).programs, "program");
+  return environment(info).submit(info.Env(), 0, [executable](const auto&) -> Settle {
+    auto seconds = std::make_shared<std::vector<double>>(executable->seconds());
+    return [seconds](Napi::Env env) -> Napi::Value {
+      auto list = Napi::Array::New(env, seconds->size());
+      for (size_t i = 0; i < seconds->size(); i++) list.Set(static_cast<uint32_t>(i), (*seconds)[i]);
+      return list;
+    };
+  });
+}
+
+// dispose(handle): of a store or a program; waits for what runs
+Napi::Value dispose(const Napi::CallbackInfo& info) {
+  Environment& self = environment(info);
+  const auto handle = static_cast<Handle>(number(info, 0, 1, 4294967295.0));
+  std::shared_ptr<Store> store;
+  std::shared_ptr<Executable> program;
+  if (auto at = self.stores.find(handle); at != self.stores.end()) {
+    store = std::move(at->second);
+    self.stores.erase(at);
+  } else if (auto found = self.programs.find(handle); found != self.programs.end()) {
+    program = std::move(found->second);
+    self.programs.erase(found);
+  }
+  return self.submit(info.Env(), 0, [store = std::move(store), program = std::move(program)](const auto&) mutable -> Settle {
+    program.reset();
+    store.reset();
+    return [](Napi::Env env) { return env.Undefined(); };
+  });
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env));
+  const auto define = [&]<class F>(const char* name, F function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  define("devices", listDevices);
+  define("kernels", listKernels);
+  define("setThreads", setThreads);
+  define("open", open);
+  define("upload", upload);
+  define("download", download);
+  define("compile", compile);
+  define("run", run);
+  define("abort", abort);
+  define("copySlot", copySlot);
+  define("memory", memory);
+  define("profile", profile);
+  define("dispose", dispose);
+  return exports;
+}
+
+}  // namespace
+}  // namespace selscan
+
+static Napi::Object initAddon(Napi::Env env, Napi::Object exports) { return selscan::init(env, exports); }
+NODE_API_MODULE(selscan, initAddon)

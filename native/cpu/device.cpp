@@ -1,0 +1,48 @@
+// The processor as a device: its memory is the host's.
+#include "core/device.h"
+
+#include <cstdlib>
+#include <new>
+
+#include "cpu/isa.h"
+#include "cpu/threads.h"
+
+namespace selscan {
+namespace {
+
+struct CpuDevice final : Device {
+  const char* name() const override { return "cpu"; }
+
+  std::byte* allocate(size_t bytes) override {
+    // calloc: large blocks arrive as untouched zero pages, so memory counts only when it is used.
+    constexpr size_t Alignment = 64;
+    void* raw = bytes < SIZE_MAX / 2 ? std::calloc(1, bytes + Alignment + sizeof(void*)) : nullptr;
+    check(raw != nullptr, "OUT_OF_MEMORY", "cpu: ", bytes, " bytes could not be had; use a smaller model, batch or length");
+    auto address = (reinterpret_cast<uintptr_t>(raw) + sizeof(void*) + Alignment - 1) / Alignment * Alignment;
+    reinterpret_cast<void**>(address)[-1] = raw;
+    return reinterpret_cast<std::byte*>(address);
+  }
+  void release(std::byte* data) override { std::free(reinterpret_cast<void**>(data)[-1]); }
+
+  void toDevice(std::byte* to, const std::byte* from, size_t bytes) override { copy(to, from, bytes); }
+  void toHost(std::byte* to, const std::byte* from, size_t bytes) override { copy(to, from, bytes); }
+  void copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    if (bytes > 0) std::memmove(to, from, bytes);
+  }
+  void synchronize() override {}
+
+  std::string describe() const override {
+    return std::string(cpu::name(cpu::isa())) + ", " + std::to_string(cpu::threadCount()) + " threads of " +
+           std::to_string(cpu::usableCores()) + " usable cores";
+  }
+};
+
+}  // namespace
+
+Device& device(const std::string& name) {
+  static auto* cpu = new CpuDevice;  // never destroyed: models may outlive static destructors at exit
+  check(name == "cpu", "NO_DEVICE", "device ", name, ": this build has cpu only; choose cpu");
+  return *cpu;
+}
+
+}  // namespace selscan

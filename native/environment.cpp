@@ -1,0 +1,96 @@
+#include "environment.h"
+
+#include "core/queue.h"
+
+namespace selscan {
+
+// One queue for the one device of this build; never destroyed, since its thread outlives every environment.
+static Queue& deviceQueue() {
+  static auto* queue = new Queue;
+  return *queue;
+}
+
+struct Environment::Completion {
+  Environment* environment;
+  Napi::Promise::Deferred deferred;
+  uint64_t job;
+  Settle settle;
+  std::string code, message;
+};
+
+Environment::Environment(Napi::Env env) {
+  const auto name = Napi::String::New(env, "selscan");
+  napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, deliver, &toLoop_);
+  napi_unref_threadsafe_function(env, toLoop_);
+  // Hooks run last-added first, so this one finds the thread-safe function still alive.
+  napi_add_env_cleanup_hook(env, cleanUp, this);
+}
+
+Napi::Promise Environment::submit(Napi::Env env, Handle runId, std::function<Settle(const std::atomic<bool>&)> work) {
+  auto flag = std::make_shared<std::atomic<bool>>(false);
+  auto* completion = new Completion{this, Napi::Promise::Deferred::New(env), nextJob_++, nullptr, "", ""};
+  const auto promise = completion->deferred.Promise();
+  flags_[completion->job] = {runId, flag};
+  if (pending_++ == 0) napi_ref_threadsafe_function(env, toLoop_);
+  {
+    std::lock_guard lock(mutex_);
+    queued_++;
+  }
+  deviceQueue().push([this, completion, flag, work = std::move(work)]() mutable {
+    try {
+      completion->settle = work(*flag);
+    } catch (const Error& error) {
+      completion->code = error.code;
+      completion->message = error.what();
+    } catch (const std::bad_alloc&) {
+      completion->code = "OUT_OF_MEMORY";
+      completion->message = "the host's memory is exhausted; use a smaller model, batch or length";
+    } catch (const std::exception& error) {
+      completion->code = "NATIVE";
+      completion->message = error.what();
+    }
+    work = nullptr;  // what the job held is released on this thread, before anybody waits for it to be gone
+    napi_call_threadsafe_function(toLoop_, completion, napi_tsfn_nonblocking);
+    std::lock_guard lock(mutex_);
+    queued_--;
+    idle_.notify_all();
+  });
+  return promise;
+}
+
+void Environment::deliver(napi_env rawEnv, napi_value, void*, void* data) {
+  const std::unique_ptr<Completion> completion(static_cast<Completion*>(data));
+  if (rawEnv == nullptr) return;  // the environment is going away: nobody is left to tell
+  const Napi::Env env(rawEnv);
+  Napi::HandleScope scope(env);
+  Environment& self = *completion->environment;
+  self.flags_.erase(completion->job);
+  if (--self.pending_ == 0) napi_unref_threadsafe_function(env, self.toLoop_);
+  try {
+    if (completion->settle) return completion->deferred.Resolve(completion->settle(env));
+    auto error = Napi::Error::New(env, completion->message);
+    error.Set("code", completion->code);
+    completion->deferred.Reject(error.Value());
+  } catch (const Napi::Error& error) {  // the value could not be made: out of JavaScript memory, or terminating
+    completion->deferred.Reject(error.Value());
+  }
+}
+
+void Environment::abort(Handle runId) {
+  for (auto& [job, entry] : flags_)
+    if (entry.first == runId) *entry.second = true;
+}
+
+// The environment ends: its jobs are told to stop, and waited for, since they use memory that goes with it.
+void Environment::cleanUp(void* raw) {
+  auto* self = static_cast<Environment*>(raw);
+  for (auto& [job, entry] : self->flags_) *entry.second = true;
+  std::unique_lock lock(self->mutex_);
+  self->idle_.wait(lock, [&] { return self->queued_ == 0; });
+  lock.unlock();
+  napi_release_threadsafe_function(self->toLoop_, napi_tsfn_abort);
+  self->programs.clear();
+  self->stores.clear();
+}
+
+}  // namespace selscan

@@ -1,0 +1,55 @@
+// What one JavaScript environment (the main thread or a worker) owns here: handles, running jobs, and the way back to its
+// event loop. Nothing JavaScript lives in a static; the device queue is process-wide.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/executable.h"
+
+namespace selscan {
+
+using Handle = uint32_t;
+using AbortFlag = std::shared_ptr<std::atomic<bool>>;
+using Settle = std::function<Napi::Value(Napi::Env)>;  // makes the promise's value, back on the event loop
+
+class Environment {
+ public:
+  explicit Environment(Napi::Env env);
+
+  // Runs work on the device queue; the promise resolves with what the returned function makes, or rejects with the Error's
+  // code and message. `runId` finds the job's abort flag while it is under way; 0 for jobs that cannot be aborted.
+  Napi::Promise submit(Napi::Env env, Handle runId, std::function<Settle(const std::atomic<bool>& abort)> work);
+  void abort(Handle runId);
+
+  template <class T>
+  Handle add(std::map<Handle, std::shared_ptr<T>>& map, std::shared_ptr<T> item) {
+    map[next_] = std::move(item);
+    return next_++;
+  }
+  // Handles are used from this environment's thread alone.
+  std::map<Handle, std::shared_ptr<Store>> stores;
+  std::map<Handle, std::shared_ptr<Executable>> programs;
+
+ private:
+  struct Completion;
+  static void deliver(napi_env env, napi_value, void* context, void* data);
+  static void cleanUp(void* self);
+
+  napi_threadsafe_function toLoop_ = nullptr;
+  Handle next_ = 1;
+  int pending_ = 0;  // promises not yet settled; on the environment's thread
+  std::map<uint64_t, std::pair<Handle, AbortFlag>> flags_;
+  uint64_t nextJob_ = 1;
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int queued_ = 0;  // jobs that the device queue still holds
+};
+
+}  // namespace selscan
