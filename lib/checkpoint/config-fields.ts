@@ -1,0 +1,93 @@
+/** One JSON object of a config file with typed, checked access; errors name the file and the field. */
+import { SelscanError } from "../errors.ts"
+
+/** Larger counts than any model has, small enough that sums and products of a few stay exact. */
+const countMax = 2 ** 24
+const shownLength = 40
+
+interface CountOptions {
+  /** The value of a missing field; without it a missing field is an error. */
+  readonly absent?: number
+  readonly least?: number
+  readonly most?: number
+}
+
+export class Fields {
+  readonly raw: Readonly<Record<string, unknown>>
+  readonly #where: string
+  /** `ssm_cfg.` in front of the names of a nested object. */
+  readonly #prefix: string
+
+  private constructor(raw: Readonly<Record<string, unknown>>, where: string, prefix = "") {
+    this.raw = raw
+    this.#where = where
+    this.#prefix = prefix
+  }
+
+  static parse(text: string, where: string): Fields {
+    let value: unknown
+    try {
+      value = JSON.parse(text)
+    } catch (cause) {
+      const got = (cause as Error).message
+      const message = `${where}: expected JSON, got a text that is none (${got}); get the file again`
+      throw new SelscanError("BAD_CHECKPOINT", message, {}, { cause })
+    }
+    if (isObject(value)) return new Fields(value, where)
+    const message = `${where}: expected a JSON object, got ${shown(value)}; give the model's config.json`
+    throw new SelscanError("BAD_CHECKPOINT", message)
+  }
+
+  /** A whole number from `least` (1) to `most` (2²⁴). */
+  count(name: string, { absent, least = 1, most = countMax }: CountOptions = {}): number {
+    const value = this.raw[name] ?? absent
+    const good = typeof value === "number" && Number.isInteger(value) && value >= least && value <= most
+    return good ? value : this.#wrong(name, `a whole number from ${least} to ${most}`)
+  }
+
+  /** A number above 0 and at most 1,024, such as a factor or a small constant. */
+  positive(name: string, absent: number): number {
+    const value = this.raw[name] ?? absent
+    return typeof value === "number" && value > 0 && value <= 1024 ? value : this.#wrong(name, "a number above 0")
+  }
+
+  flag(name: string, absent: boolean): boolean {
+    const value = this.raw[name] ?? absent
+    return typeof value === "boolean" ? value : this.#wrong(name, "true or false")
+  }
+
+  optionalObject(name: string): Fields | undefined {
+    const value = this.raw[name]
+    if (value === undefined || value === null) return undefined
+    return isObject(value) ? new Fields(value, this.#where, `${this.#prefix}${name}.`) : this.#wrong(name, "an object")
+  }
+
+  /** A nested object that is missing and has no field. */
+  empty(name: string): Fields {
+    return new Fields({}, this.#where, `${this.#prefix}${name}.`)
+  }
+
+  /** Refuses the model unless the field's condition holds. */
+  require(condition: boolean, name: string, expected: string): void {
+    if (!condition) this.#wrong(name, expected)
+  }
+
+  refuse(expected: string, got: string): never {
+    const message = `${this.#where}: expected ${expected}, got ${got}; load a Mamba (first generation) checkpoint`
+    throw new SelscanError("BAD_CHECKPOINT", message, { expected, got })
+  }
+
+  #wrong(name: string, expected: string): never {
+    return this.refuse(`${this.#prefix}${name} to be ${expected}`, shown(this.raw[name]))
+  }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+}
+
+function shown(value: unknown): string {
+  if (value === undefined) return "none"
+  const text = JSON.stringify(value)
+  return text.length > shownLength ? `${text.slice(0, shownLength)}…` : text
+}

@@ -1,0 +1,241 @@
+/**
+ * The training loop.
+ */
+import { mkdir } from "node:fs/promises"
+import { join } from "node:path"
+import { expect, SelscanError } from "../errors.ts"
+import type { Slot } from "../graph/program.ts"
+import { allParameters } from "../layers/layer.ts"
+import { initialWeights, type LanguageModel } from "../models/language-model.ts"
+import { MambaModel } from "../models/mamba.ts"
+import { type Executable, type StoredKind, Store } from "../native.ts"
+import { checkpointPath, exists, type Progress, readRun, restoreRun, saveRun, type StoredSlots } from "./checkpoint.ts"
+import { readTexts, type Split, Streams, splitValidation } from "./data.ts"
+import { Metrics } from "./metrics.ts"
+import { type TrainOptions, type TrainRecipe, trainRecipe } from "./options.ts"
+import { batchProgram, optimizerDefaults, updateProgram } from "./program.ts"
+import { learningRate } from "./schedule.ts"
+import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
+
+/** What a run tells as it goes. */
+export type TrainEvent =
+  | {
+      readonly type: "step"
+      readonly step: number
+      readonly steps: number
+      /** Mean loss of the step's batch, in bits per byte. */
+      readonly bitsPerByte: number
+      readonly rate: number
+      /** Joint norm of the gradients before clipping. */
+      readonly norm: number
+      readonly bytesPerSecond: number
+      readonly secondsLeft: number
+    }
+  | { readonly type: "validation"; readonly step: number; readonly bitsPerByte: number }
+  | { readonly type: "saved"; readonly step: number; readonly path: string }
+
+export interface TrainControl {
+  /** Ends the run after the current step; what was learnt is saved. */
+  readonly signal?: AbortSignal
+  /** Goes on from the checkpoint in `out`, with its recipe. */
+  readonly resume?: boolean
+}
+
+/**
+ * Trains a byte-level model; yields an event per step, validation and checkpoint. After an abort the run has been saved and
+ * the generator ends; a killed process goes on from its last checkpoint, bit for bit.
+ *
+ * @throws BAD_OPTION for options; BAD_OPTION when `out` holds a run and `resume` is not set; NOT_FINITE when the loss is no
+ * longer a number (the last checkpoint stays)
+ * @example
+ * for await (const event of train({ files: ["book.txt"], out: "runs/book", steps: 100 })) console.log(event)
+ */
+export async function* train(options: TrainOptions, control: TrainControl = {}): AsyncGenerator<TrainEvent> {
+  const { out } = options
+  expect(typeof out === "string" && out !== "", "BAD_OPTION", () => "train: out is a folder for the run, got none; name it with --out")
+  const saved = control.resume ? await readRun(out) : undefined
+  const recipe = saved?.recipe ?? trainRecipe(options)
+  if (saved === undefined) {
+    expect(!(await exists(checkpointPath(out))), "BAD_OPTION", () =>
+      `train: ${out} already holds a run; go on with --resume ${out}, or choose another --out`)
+  }
+  const text = splitValidation(await readTexts(recipe.files), recipe.validation)
+  await mkdir(out, { recursive: true }).catch((cause: Error) => {
+    throw new SelscanError("DISK", `train: folder ${out} could not be made: ${cause.message}`, { out }, { cause })
+  })
+  await using run = await Run.open(out, recipe, text, saved?.progress)
+  yield* run.go(control.signal)
+}
+
+class Run {
+  readonly #out: string
+  readonly #recipe: TrainRecipe
+  readonly #store: Store
+  readonly #streams: Streams
+  readonly #validation: readonly Uint8Array[]
+  readonly #metrics: Metrics
+  readonly #programs: Programs
+  #progress: Progress
+
+  private constructor(fields: { out: string; recipe: TrainRecipe; store: Store; text: Split; metrics: Metrics; programs: Programs; progress: Progress }) {
+    const { out, recipe, store, text, metrics, programs, progress } = fields
+    this.#out = out
+    this.#recipe = recipe
+    this.#store = store
+    this.#validation = text.validation
+    this.#metrics = metrics
+    this.#programs = programs
+    this.#progress = progress
+    const { batch, accumulation, length, seed, reset } = recipe
+    this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset })
+  }
+
+  static async open(out: string, recipe: TrainRecipe, text: Split, progress: Progress | undefined): Promise<Run> {
+    const model = new MambaModel(recipe.config)
+    const store = new Store()
+    const programs = await Programs.compile(store, model, recipe)
+    if (progress === undefined) {
+      const weights = initialWeights(model, recipe.seed)
+      for (const [name, { shape }] of allParameters(model)) {
+        await store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+      }
+    } else await restoreRun(out, store, programs.slots)
+    const metrics = await Metrics.open(join(out, "metrics.jsonl"), progress?.step ?? 0)
+    return new Run({ out, recipe, store, text, metrics, programs, progress: progress ?? { step: 0, bytesSeen: 0, seconds: 0 } })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#store.dispose()
+  }
+
+  async *go(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent> {
+    const { steps, validateEvery, saveEvery } = this.#recipe
+    let savedAt = this.#progress.step
+    let began = performance.now()
+    while (this.#progress.step < steps && !signal?.aborted) {
+      const event = await this.#step(began)
+      began = performance.now()
+      yield event
+      const { step } = this.#progress
+      if (this.#validation.length > 0 && (step % validateEvery === 0 || step === steps)) yield await this.#validate(signal)
+      if (step % saveEvery === 0 || step === steps) {
+        yield await this.#save()
+        savedAt = step
+      }
+      began = performance.now()
+    }
+    if (savedAt !== this.#progress.step) yield await this.#save()
+  }
+
+  /** One optimizer step; its loss is checked before it counts. */
+  async #step(began: number): Promise<TrainEvent> {
+    const { step } = this.#progress
+    const { batch, accumulation, length, steps } = this.#recipe
+    const rate = learningRate(step, this.#recipe)
+    const tokens = batch * accumulation * length
+    let nats = 0
+    let norm = 0
+    for (let part = 0; part < accumulation; part++) {
+      const outputs = await this.#programs.batch(part).run({
+        ...this.#batch(part, step),
+        scale: Float32Array.of(1 / tokens),
+        ...(accumulation === 1 && updateInputs(rate, step)),
+      })
+      nats += outputs["loss"]![0]!
+      norm = outputs["norm"]?.[0] ?? 0
+    }
+    if (accumulation > 1) norm = (await this.#programs.update!.run(updateInputs(rate, step)))["norm"]![0]!
+    const bits = nats / tokens / Math.LN2
+    expect(Number.isFinite(bits) && Number.isFinite(norm), "NOT_FINITE", () =>
+      `train: loss ${bits} and gradient norm ${norm} at step ${step + 1} are no longer numbers; resume from ${this.#out} with a lower rate`)
+    const seconds = (performance.now() - began) / 1000
+    this.#progress = {
+      step: step + 1,
+      bytesSeen: this.#progress.bytesSeen + tokens,
+      seconds: this.#progress.seconds + seconds,
+    }
+    await this.#metrics.append({ step: step + 1, bitsPerByte: bits, rate, norm, seconds: this.#progress.seconds })
+    const bytesPerSecond = this.#progress.bytesSeen / this.#progress.seconds
+    const secondsLeft = ((steps - step - 1) * tokens) / bytesPerSecond
+    return { type: "step", step: step + 1, steps, bitsPerByte: bits, rate, norm, bytesPerSecond, secondsLeft }
+  }
+
+  /** ids, targets and segments of one batch. Slots of a stream are read and written in turn: a failed step tears nothing. */
+  #batch(part: number, step: number) {
+    const { batch, length } = this.#recipe
+    const { streams } = this.#streams
+    const ids = new Int32Array(batch * length)
+    const targets = new Int32Array(batch * length)
+    const segments = new Int32Array(batch * 5)
+    for (let i = 0; i < batch; i++) {
+      const stream = part * batch + i
+      const sequence = this.#streams.sequence(stream, step)
+      ids.set(sequence.ids, i * length)
+      targets.set(sequence.targets, i * length)
+      const [even, odd] = [1 + stream, 1 + streams + stream]
+      const [from, to] = step % 2 === 0 ? [odd, even] : [even, odd]
+      segments.set([i * length, (i + 1) * length, 0, sequence.fresh ? 0 : from, to], i * 5)
+    }
+    return { ids, targets, segments }
+  }
+
+  async #validate(signal: AbortSignal | undefined): Promise<TrainEvent> {
+    const { step } = this.#progress
+    const slots = this.#programs.scoringSlots
+    let bits = 0
+    let bytes = 0
+    for (const piece of this.#validation) {
+      bits += bitsPerByte(await tokenLosses(this.#programs.score, piece, slots, { signal })) * piece.length
+      bytes += piece.length
+    }
+    await this.#metrics.append({ step, validation: bits / bytes })
+    return { type: "validation", step, bitsPerByte: bits / bytes }
+  }
+
+  async #save(): Promise<TrainEvent> {
+    const { step } = this.#progress
+    await saveRun(this.#out, this.#store, this.#programs.slots, this.#recipe, this.#progress)
+    await this.#metrics.plot(join(this.#out, "loss.svg"))
+    return { type: "saved", step, path: checkpointPath(this.#out) }
+  }
+}
+
+const updateInputs = (rate: number, step: number) => ({ rate: Float32Array.of(rate), step: Float32Array.of(step + 1) })
+
+/** The compiled programs of a run, and what they store. */
+class Programs {
+  readonly #batches: readonly Executable[]
+  readonly update: Executable | undefined
+  readonly score: Executable
+  readonly scoringSlots: readonly [number, number]
+  readonly slots: StoredSlots
+
+  private constructor(batches: readonly Executable[], update: Executable | undefined, score: Executable, streams: number) {
+    this.#batches = batches
+    this.update = update
+    this.score = score
+    // After the two of every stream.
+    this.scoringSlots = [1 + 2 * streams, 2 + 2 * streams]
+    const all = new Map<StoredKind, Map<string, Slot>>([["weight", new Map()], ["training", new Map()], ["state", new Map()]])
+    for (const { program } of [...batches, ...(update ? [update] : [])]) {
+      for (const [kind, known] of all) for (const slot of program.stored(kind)) known.set(slot.name, slot)
+    }
+    this.slots = new Map([...all].map(([kind, known]) => [kind, [...known.values()]]))
+  }
+
+  static async compile(store: Store, model: LanguageModel, recipe: TrainRecipe): Promise<Programs> {
+    const { batch, accumulation, length, recompute, precision, beta1, beta2, decay, clip } = recipe
+    const optimizer = { ...optimizerDefaults, beta1, beta2, decay, clip }
+    const streams = batch * accumulation
+    const shape = { batch, length, streams, recompute, precision }
+    const uses = accumulation === 1 ? (["update"] as const) : (["overwrite", "accumulate"] as const)
+    const batches = await Promise.all(uses.map((use) => store.compile(batchProgram(model, shape, use, optimizer))))
+    const update = accumulation === 1 ? undefined : await store.compile(updateProgram(model, optimizer))
+    const score = scoreProgram(model, { rows: scoreRows, slots: 3 + 2 * streams, matrixDtype: "f32", precision })
+    return new Programs(batches, update, await store.compile(score), streams)
+  }
+
+  batch(part: number): Executable {
+    return this.#batches[Math.min(part, this.#batches.length - 1)]!
+  }
+}

@@ -1,0 +1,186 @@
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import test from "ava"
+import fc from "fast-check"
+import {
+  type ConfigForm,
+  type MambaConfig,
+  mambaConfigFields,
+  parseMambaConfig,
+  readMambaConfig,
+} from "../../lib/checkpoint/config.ts"
+import { temporaryFolder } from "./helpers.ts"
+
+const folder = temporaryFolder()
+
+/** The whole config.json of state-spaces/mamba-130m. */
+const original = {
+  d_model: 768,
+  n_layer: 24,
+  vocab_size: 50277,
+  ssm_cfg: {},
+  rms_norm: true,
+  residual_in_fp32: true,
+  fused_add_norm: true,
+  pad_vocab_size_multiple: 8,
+}
+
+/** The fields that matter of the same model's transformers form, with the leftovers that published files carry. */
+const transformers = {
+  architectures: ["MambaForCausalLM"],
+  model_type: "mamba",
+  d_model: 999,
+  n_layer: 99,
+  d_inner: 999,
+  hidden_size: 768,
+  num_hidden_layers: 24,
+  intermediate_size: 1536,
+  vocab_size: 50280,
+  pad_vocab_size_multiple: 64,
+  state_size: 16,
+  conv_kernel: 4,
+  expand: 2,
+  time_step_rank: 48,
+  use_bias: false,
+  use_conv_bias: true,
+  hidden_act: "silu",
+  layer_norm_epsilon: 1e-5,
+  residual_in_fp32: true,
+  torch_dtype: "float32",
+}
+
+const expected: MambaConfig = {
+  dim: 768,
+  layers: 24,
+  vocab: 50280,
+  state: 16,
+  conv: 4,
+  expand: 2,
+  inner: 1536,
+  rank: 48,
+  convBias: true,
+  projBias: false,
+  normEps: 1e-5,
+  tied: true,
+  residualF32: true,
+}
+
+const parse = (fields: object) => parseMambaConfig(JSON.stringify(fields), "config.json")
+
+test("both forms of mamba-130m are the same config", (t) => {
+  t.deepEqual(parse(original), expected)
+  t.deepEqual(parse(transformers), expected)
+})
+
+test("an original config says what differs in ssm_cfg, and its vocabulary is padded", (t) => {
+  const ssm_cfg = { layer: "Mamba1", d_state: 8, d_conv: 3, expand: 1.5, dt_rank: 3, conv_bias: false, bias: true }
+  const config = parse({ ...original, d_model: 25, vocab_size: 61, ssm_cfg, tie_embeddings: false })
+  const { vocab, state, conv, inner, rank, convBias, projBias, tied } = config
+  t.deepEqual([vocab, state, conv, inner, rank, convBias, projBias, tied], [64, 8, 3, 37, 3, false, true, false])
+  t.is(parse({ ...original, d_model: 25, ssm_cfg: { dt_rank: "auto" } }).rank, 2)
+  t.is(parse({ ...original, vocab_size: 61, pad_vocab_size_multiple: 1 }).vocab, 61)
+})
+
+test("a transformers config takes the class's defaults, its stated inner size and no padding", (t) => {
+  const { use_bias: _, time_step_rank: __, ...rest } = transformers
+  t.true(parse(rest).projBias)
+  t.is(parse({ ...rest, time_step_rank: "auto" }).rank, 48)
+  t.is(parse({ ...transformers, vocab_size: 61 }).vocab, 61)
+  const lying = parse({ ...transformers, expand: 16 })
+  t.deepEqual([lying.inner, lying.expand], [1536, 2])
+  const { intermediate_size: ___, ...implied } = transformers
+  t.is(parse({ ...implied, expand: 3 }).inner, 2304)
+})
+
+const refused: [string, object, RegExp][] = [
+  ["LayerNorm", { ...original, rms_norm: false }, /rms_norm to be true/],
+  ["Mamba-2", { ...original, ssm_cfg: { layer: "Mamba2" } }, /ssm_cfg\.layer to be "Mamba1", got "Mamba2"/],
+  ["attention layers", { ...original, attn_layer_idx: [9, 18] }, /attn_layer_idx to be \[\], .* got \[9,18\]/],
+  ["MLP layers", { ...original, d_intermediate: 2048 }, /d_intermediate to be 0/],
+  ["transformers' Mamba-2", { ...transformers, model_type: "mamba2" }, /model_type to be "mamba".* got "mamba2"/],
+  ["Falcon", { ...transformers, model_type: "falcon_mamba" }, /got "falcon_mamba"/],
+  [
+    "Falcon that calls itself mamba",
+    { ...transformers, architectures: ["FalconMambaForCausalLM"] },
+    /got Falcon-Mamba/,
+  ],
+  ["Falcon by its norms", { ...transformers, mixer_rms_eps: 1e-6 }, /got Falcon-Mamba/],
+  ["another activation", { ...transformers, hidden_act: "gelu" }, /hidden_act to be "silu"/],
+  ["no model at all", {}, /model_type to be "mamba", or d_model/],
+  ["no layers", { ...original, n_layer: undefined }, /n_layer to be a whole number from 1 to 4096, got none/],
+  ["too many layers", { ...original, n_layer: 1e9 }, /n_layer to be .* got 1000000000/],
+  ["a fractional width", { ...original, d_model: 7.5 }, /d_model to be a whole number/],
+  ["a width in text", { ...original, d_model: "768" }, /d_model .* got "768"/],
+  ["a wide convolution", { ...original, ssm_cfg: { d_conv: 5 } }, /ssm_cfg\.d_conv .* from 2 to 4, got 5/],
+  ["a large state", { ...original, ssm_cfg: { d_state: 128 } }, /ssm_cfg\.d_state .* from 1 to 64, got 128/],
+  ["an ssm_cfg that is none", { ...original, ssm_cfg: [] }, /ssm_cfg to be an object, got \[\]/],
+  ["a flag that is none", { ...transformers, use_bias: 0 }, /use_bias to be true or false, got 0/],
+  ["no inner channel", { ...original, d_model: 4, ssm_cfg: { expand: 0.1 } }, /at least one inner channel/],
+  ["matrices beyond measure", { ...original, d_model: 2 ** 24, vocab_size: 2 ** 24 }, /at most 2\^40 elements/],
+  ["an eps of zero", { ...transformers, layer_norm_epsilon: 0 }, /layer_norm_epsilon to be a number above 0/],
+  ["a list", [], /a JSON object, got \[\]/],
+]
+
+for (const [what, fields, says] of refused) {
+  test(`${what} is one clear error`, (t) => {
+    const error = t.throws(() => parse(fields), { name: "SelscanError", code: "BAD_CHECKPOINT", message: says })
+    t.regex(error.message, /^config\.json: expected .*, got .*; /)
+  })
+}
+
+test("a config.json is read from its file", async (t) => {
+  const path = join(folder, "config.json")
+  await t.throwsAsync(readMambaConfig(path), { code: "NOT_FOUND" })
+  writeFileSync(path, JSON.stringify(original))
+  t.deepEqual(await readMambaConfig(path), expected)
+  writeFileSync(path, "{")
+  await t.throwsAsync(readMambaConfig(path), { code: "BAD_CHECKPOINT", message: /expected JSON/ })
+  writeFileSync(path, " ".repeat(2 ** 20 + 1))
+  await t.throwsAsync(readMambaConfig(path), { code: "BAD_CHECKPOINT", message: /at most 1048576 bytes/ })
+  await t.throwsAsync(readMambaConfig(folder), { code: "BAD_CHECKPOINT" })
+})
+
+test("the extra of our own files is kept as it is", (t) => {
+  const extra = { steps: 1000, note: "ü", nested: { list: [1, null] } }
+  const config = parse({ ...original, selscan: extra })
+  t.deepEqual(config, { ...expected, extra })
+  for (const form of ["original", "transformers"] as const) t.deepEqual(parse(mambaConfigFields(config, form)), config)
+  t.false("selscan" in mambaConfigFields(expected, "original"))
+})
+
+test("any config is the same after writing and reading, in both forms", (t) => {
+  const configs = fc
+    .record({
+      dim: fc.integer({ min: 2, max: 4096 }),
+      layers: fc.integer({ min: 1, max: 100 }),
+      vocab: fc.integer({ min: 1, max: 60_000 }),
+      state: fc.integer({ min: 1, max: 64 }),
+      conv: fc.integer({ min: 2, max: 4 }),
+      expand: fc.constantFrom(1, 2, 1.5, 4, 0.75),
+      rank: fc.integer({ min: 1, max: 256 }),
+      convBias: fc.boolean(),
+      projBias: fc.boolean(),
+      tied: fc.boolean(),
+      residualF32: fc.boolean(),
+    })
+    .map((config): MambaConfig => ({ ...config, inner: Math.floor(config.expand * config.dim), normEps: 1e-5 }))
+  const form = fc.constantFrom<ConfigForm>("original", "transformers")
+  const same = fc.property(configs, form, (config, as) => {
+    t.deepEqual(parse(mambaConfigFields(config, as)), config)
+  })
+  fc.assert(same, { seed: 10, numRuns: 300 })
+})
+
+test("what the original form cannot say is refused there and written in the other", (t) => {
+  for (const odd of [
+    { ...expected, normEps: 1e-6 },
+    { ...expected, inner: 1000, expand: 1000 / 768 + 1 },
+  ]) {
+    t.throws(() => mambaConfigFields(odd, "original"), {
+      code: "BAD_CHECKPOINT",
+      message: /write the transformers form/,
+    })
+  }
+  const narrow = { ...expected, normEps: 1e-6, inner: 1000, expand: 1000 / 768 }
+  t.deepEqual(parse(mambaConfigFields(narrow, "transformers")), narrow)
+})
