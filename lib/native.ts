@@ -5,7 +5,7 @@
 import { createRequire } from "node:module"
 import { type ErrorCode, expect, SelscanError, suggestion } from "./errors.ts"
 import type { Program, Slot } from "./graph/program.ts"
-import type { Dtype, Storage } from "./graph/value.ts"
+import { type Dtype, dtypes, type Storage, storages } from "./graph/value.ts"
 
 export type StoredKind = Exclude<Storage, "temporary" | "input">
 export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array
@@ -44,9 +44,6 @@ interface Addon {
   profile(program: number): Promise<number[]>
   dispose(handle: number): Promise<void>
 }
-
-const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state"]
-const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32"]
 
 let loaded: Addon | undefined
 
@@ -144,10 +141,10 @@ export class Store {
   async compile(program: Program): Promise<Executable> {
     const bytes = program.serialise()
     const result = await settled(() => addon().compile(this.#live, bytes))
-    return new Executable(program, result)
+    return new Executable(this, program, result)
   }
 
-  /** Releases the memory once what runs on it has finished. Calling it twice is allowed. */
+  /** Releases the memory, and the programs compiled for it, once what runs has finished. Calling it twice is allowed. */
   async dispose(): Promise<void> {
     if (this.#handle === undefined) return
     const handle = this.#handle
@@ -163,6 +160,8 @@ export class Store {
 
 /** A program with a kernel for every node and its memory planned. */
 export class Executable {
+  /** Kept from being collected as long as its program can run. */
+  readonly store: Store
   readonly program: Program
   /** Bytes of the arena that the temporaries of one run need. */
   readonly peakBytes: number
@@ -171,7 +170,8 @@ export class Executable {
   readonly #outputs: readonly Slot[]
   #handle: number | undefined
 
-  constructor(program: Program, native: { program: number; peakBytes: number; placements: Placement[] }) {
+  constructor(store: Store, program: Program, native: { program: number; peakBytes: number; placements: Placement[] }) {
+    this.store = store
     this.program = program
     this.peakBytes = native.peakBytes
     this.placements = native.placements
@@ -225,14 +225,15 @@ export class Executable {
   #ordered(inputs: Readonly<Record<string, HostArray>>): HostArray[] {
     const { name } = this.program
     const known = this.#inputs.map((slot) => slot.name)
+    expect(typeof inputs === "object" && inputs !== null, "BAD_INPUT", () => `${name}: inputs are an object of arrays, got ${inputs}`)
     for (const key of Object.keys(inputs)) {
       expect(known.includes(key), "BAD_INPUT", () => `${name}: unknown input ${key}, ${suggestion(key, known)}`)
     }
     return this.#inputs.map((slot) => {
       const array = inputs[slot.name]
       expect(array !== undefined, "BAD_INPUT", () => `${name}: input ${slot.name} is missing`)
-      expect(array.byteLength === slot.sizeBytes && isOf(slot.dtype, array), "BAD_INPUT", () =>
-        `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${array.constructor.name} of ${array.byteLength} bytes`)
+      expect(isOf(slot.dtype, array) && array.byteLength === slot.sizeBytes, "BAD_INPUT", () =>
+        `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${ArrayBuffer.isView(array) ? `${array.constructor.name} of ${array.byteLength} bytes` : typeof array}`)
       return array
     })
   }

@@ -28,23 +28,30 @@ std::string string(const Napi::CallbackInfo& info, size_t i) {
   return info[i].As<Napi::String>().Utf8Value();
 }
 
-// The bytes of any ArrayBuffer view, copied: the caller may change them as soon as the call returns.
+// The bytes of any view of a plain ArrayBuffer, copied: the caller may change them as soon as the call returns. The buffer is
+// asked of the engine, never of the view's properties, which a script can redefine.
 std::vector<std::byte> bytesOf(const Napi::CallbackInfo& info, const Napi::Value& value) {
-  if (!value.IsTypedArray() && !value.IsDataView()) refuse(info, "BAD_INPUT", "a typed array is expected");
-  const auto view = value.As<Napi::Object>();
-  const auto buffer = view.Get("buffer");
-  if (!buffer.IsArrayBuffer()) refuse(info, "BAD_INPUT", "a typed array over a plain ArrayBuffer is expected");
-  const auto* data = static_cast<const std::byte*>(buffer.As<Napi::ArrayBuffer>().Data());
-  size_t offset, length;
+  const Napi::Env env = info.Env();
+  void* data = nullptr;
+  napi_value rawBuffer = nullptr;
+  size_t length = 0, offset = 0, capacity = 0;
   if (value.IsTypedArray()) {
-    offset = value.As<Napi::TypedArray>().ByteOffset();
-    length = value.As<Napi::TypedArray>().ByteLength();
+    napi_typedarray_type type;
+    size_t elements = 0;
+    napi_get_typedarray_info(env, value, &type, &elements, nullptr, &rawBuffer, &offset);
+    length = elements * value.As<Napi::TypedArray>().ElementSize();
+  } else if (value.IsDataView()) {
+    napi_get_dataview_info(env, value, &length, nullptr, &rawBuffer, &offset);
   } else {
-    offset = value.As<Napi::DataView>().ByteOffset();
-    length = value.As<Napi::DataView>().ByteLength();
+    refuse(info, "BAD_INPUT", "a typed array is expected");
   }
+  const Napi::Value buffer(env, rawBuffer);
+  if (!buffer.IsArrayBuffer()) refuse(info, "BAD_INPUT", "a typed array over a plain ArrayBuffer is expected");
+  napi_get_arraybuffer_info(env, rawBuffer, &data, &capacity);
   if (length == 0 || data == nullptr) return {};
-  return {data + offset, data + offset + length};
+  if (offset > capacity || length > capacity - offset) refuse(info, "BAD_INPUT", "a typed array inside its buffer is expected");
+  const auto* begin = static_cast<const std::byte*>(data) + offset;
+  return {begin, begin + length};
 }
 
 template <class T>
@@ -94,12 +101,24 @@ Napi::Value setThreads(const Napi::CallbackInfo& info) {
 
 // open(device) → store
 Napi::Value open(const Napi::CallbackInfo& info) {
-  try {
-    auto& self = environment(info);
-    return Napi::Number::New(info.Env(), self.add(self.stores, std::make_shared<Store>(device(string(info, 0)))));
-  } catch (const Error& error) {
-    refuse(info, error.code.c_str(), error.what());
+  auto& self = environment(info);
+  return Napi::Number::New(info.Env(), self.add(self.stores, std::make_shared<Store>(device(string(info, 0)))));
+}
+
+Shape shapeOf(const Napi::CallbackInfo& info, const Napi::Value& value) {
+  // Read once: a getter among the elements could make the array longer.
+  const uint32_t rank = value.IsArray() ? value.As<Napi::Array>().Length() : RankMax + 1;
+  if (rank > RankMax) refuse(info, "BAD_SHAPE", "upload: a shape of at most 6 sizes is expected");
+  Shape shape{.rank = static_cast<int>(rank)};
+  double elements = 1;
+  for (uint32_t i = 0; i < rank; i++) {
+    const Napi::Value size = value.As<Napi::Array>()[i];
+    const double sizeAt = size.IsNumber() ? size.As<Napi::Number>().DoubleValue() : -1;
+    elements *= sizeAt;
+    if (!(sizeAt >= 1) || sizeAt != std::floor(sizeAt) || elements > 1e13) refuse(info, "BAD_SHAPE", "upload: sizes are whole numbers of at least 1");
+    shape.dims[i] = static_cast<int64_t>(sizeAt);
   }
+  return shape;
 }
 
 // upload(store, storage, name, dtype, shape, bytes, offset)
@@ -107,17 +126,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   const auto storage = static_cast<Storage>(number(info, 1, 2, StorageCount - 1));
   const auto dtype = static_cast<Dtype>(number(info, 3, 0, DtypeCount - 1));
-  if (!info[4].IsArray() || info[4].As<Napi::Array>().Length() > RankMax) refuse(info, "BAD_SHAPE", "upload: a shape of at most 6 sizes is expected");
-  Shape shape;
-  const auto sizes = info[4].As<Napi::Array>();
-  double elements = 1;
-  for (uint32_t i = 0; i < sizes.Length(); i++) {
-    const Napi::Value size = sizes[i];
-    const double value = size.IsNumber() ? size.As<Napi::Number>().DoubleValue() : -1;
-    elements *= value;
-    if (!(value >= 1) || value != std::floor(value) || elements > 1e13) refuse(info, "BAD_SHAPE", "upload: sizes are whole numbers of at least 1");
-    shape.dims[shape.rank++] = static_cast<int64_t>(value);
-  }
+  const Shape shape = shapeOf(info, info[4]);
   const auto offset = static_cast<size_t>(number(info, 6, 0, 9e15));
   return environment(info).submit(info.Env(), 0, [store, storage, name = string(info, 2), dtype, shape, offset,
                                                   bytes = bytesOf(info, info[5])](const auto&) -> Settle {
@@ -145,9 +154,11 @@ Napi::Value download(const Napi::CallbackInfo& info) {
 Napi::Value compile(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   Environment* self = &environment(info);
-  return self->submit(info.Env(), 0, [self, store, bytes = bytesOf(info, info[1])](const auto&) -> Settle {
+  const auto handle = static_cast<Handle>(number(info, 0, 0, 4294967295.0));
+  return self->submit(info.Env(), 0, [self, handle, store, bytes = bytesOf(info, info[1])](const auto&) -> Settle {
     auto executable = std::make_shared<Executable>(store, decodeProgram(bytes));
-    return [self, executable](Napi::Env env) -> Napi::Value {
+    return [self, handle, executable](Napi::Env env) -> Napi::Value {
+      check(self->stores.contains(handle), "DISPOSED", executable->program().name, ": the model was disposed while this was compiled");
       auto result = Napi::Object::New(env);
       result.Set("program", self->add(self->programs, executable));
       result.Set("peakBytes", static_cast<double>(executable->peakBytes()));
@@ -230,42 +241,63 @@ Napi::Value profile(const Napi::CallbackInfo& info) {
   });
 }
 
-// dispose(handle): of a store or a program; waits for what runs
+// dispose(handle): of a program, or of a store with all its programs; waits for what runs
 Napi::Value dispose(const Napi::CallbackInfo& info) {
   Environment& self = environment(info);
   const auto handle = static_cast<Handle>(number(info, 0, 1, 4294967295.0));
   std::shared_ptr<Store> store;
-  std::shared_ptr<Executable> program;
+  std::vector<std::shared_ptr<Executable>> programs;
   if (auto at = self.stores.find(handle); at != self.stores.end()) {
     store = std::move(at->second);
     self.stores.erase(at);
+    std::erase_if(self.programs, [&](auto& entry) {
+      if (&entry.second->store() != store.get()) return false;
+      programs.push_back(std::move(entry.second));
+      return true;
+    });
   } else if (auto found = self.programs.find(handle); found != self.programs.end()) {
-    program = std::move(found->second);
+    programs.push_back(std::move(found->second));
     self.programs.erase(found);
   }
-  return self.submit(info.Env(), 0, [store = std::move(store), program = std::move(program)](const auto&) mutable -> Settle {
-    program.reset();
+  return self.submit(info.Env(), 0, [store = std::move(store), programs = std::move(programs)](const auto&) mutable -> Settle {
+    programs.clear();
     store.reset();
     return [](Napi::Env env) { return env.Undefined(); };
   });
 }
 
+// No C++ exception but Napi::Error may cross the border: any other would end the process.
+template <Napi::Value (*Function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return Function(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const Error& error) {
+    refuse(info, error.code.c_str(), error.what());
+  } catch (const std::bad_alloc&) {
+    refuse(info, "OUT_OF_MEMORY", "the host's memory is exhausted; use a smaller model, batch or length");
+  } catch (const std::exception& error) {
+    refuse(info, "NATIVE", error.what());
+  }
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
-  const auto define = [&]<class F>(const char* name, F function) { exports.Set(name, Napi::Function::New(env, function, name)); };
-  define("devices", listDevices);
-  define("kernels", listKernels);
-  define("setThreads", setThreads);
-  define("open", open);
-  define("upload", upload);
-  define("download", download);
-  define("compile", compile);
-  define("run", run);
-  define("abort", abort);
-  define("copySlot", copySlot);
-  define("memory", memory);
-  define("profile", profile);
-  define("dispose", dispose);
+  const auto define = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  define("devices", guarded<listDevices>);
+  define("kernels", guarded<listKernels>);
+  define("setThreads", guarded<setThreads>);
+  define("open", guarded<open>);
+  define("upload", guarded<upload>);
+  define("download", guarded<download>);
+  define("compile", guarded<compile>);
+  define("run", guarded<run>);
+  define("abort", guarded<abort>);
+  define("copySlot", guarded<copySlot>);
+  define("memory", guarded<memory>);
+  define("profile", guarded<profile>);
+  define("dispose", guarded<dispose>);
   return exports;
 }
 

@@ -67,12 +67,21 @@ void Environment::deliver(napi_env rawEnv, napi_value, void*, void* data) {
   self.flags_.erase(completion->job);
   if (--self.pending_ == 0) napi_unref_threadsafe_function(env, self.toLoop_);
   try {
-    if (completion->settle) return completion->deferred.Resolve(completion->settle(env));
+    try {
+      if (completion->settle) return completion->deferred.Resolve(completion->settle(env));
+    } catch (const Error& error) {
+      completion->code = error.code;
+      completion->message = error.what();
+    }
     auto error = Napi::Error::New(env, completion->message);
     error.Set("code", completion->code);
     completion->deferred.Reject(error.Value());
   } catch (const Napi::Error& error) {  // the value could not be made: out of JavaScript memory, or terminating
-    completion->deferred.Reject(error.Value());
+    try {
+      completion->deferred.Reject(error.Value());
+    } catch (const std::exception&) {
+      // A terminating environment runs no more JavaScript: nobody is left to tell.
+    }
   }
 }
 

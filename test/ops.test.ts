@@ -16,8 +16,10 @@ const folder = new URL("./ops/", import.meta.url)
 const files = readdirSync(folder).filter((file) => file.endsWith(".ts") && file !== "spec.ts" && !file.endsWith(".test.ts"))
 const only = process.env["OP"]
 
-for (const file of files) {
-  const { specs } = (await import(new URL(file, folder).href)) as { specs: readonly OpSpec[] }
+// All are loaded before the first test is declared: ava wants declarations in one turn.
+const modules = await Promise.all(files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>))
+
+for (const { specs } of modules) {
   for (const spec of specs) {
     const { name } = spec.op.definition
     if (only !== undefined && only !== name) continue
@@ -108,8 +110,9 @@ function declare(tr: Trace, spec: OpSpec, opCase: OpCase): Record<string, Value>
   }))
 }
 
-const updatesOf = (spec: OpSpec, opCase: OpCase): readonly string[] =>
-  ((spec.op.definition.updates ?? []) as string[]).filter((key) => opCase.inputs[key] !== undefined)
+function updatesOf(spec: OpSpec, opCase: OpCase): readonly string[] {
+  return ((spec.op.definition.updates ?? []) as string[]).filter((key) => opCase.inputs[key] !== undefined)
+}
 
 async function run(
   program: Program, opCase: OpCase, updated: readonly string[], extra: Record<string, HostArray> = {},

@@ -5,11 +5,9 @@
 import { expect } from "../errors.ts"
 import type { Precision, Trace } from "./trace.ts"
 import { record } from "./trace.ts"
-import { type Attribute, type Dtype, dtypeSizeBytes, type Node, type Storage, type Value } from "./value.ts"
+import { type Attribute, type Dtype, dtypeSizeBytes, dtypes, type Node, type Storage, storages, type Value } from "./value.ts"
 import { ByteWriter } from "./writer.ts"
 
-const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state"]
-const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32"]
 const absent = -1
 
 /** A named value of a program: an input, an output or a stored value. */

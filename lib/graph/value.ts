@@ -7,6 +7,9 @@ import type { Trace } from "./trace.ts"
 /** Element types. Activations, states and gradients are f32; weights may also be bf16; ids and segments are i32. */
 export type Dtype = "f32" | "bf16" | "f16" | "i32"
 
+/** In the order of their numbers in serialised programs and across the border (native/core/dtype.h). */
+export const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32"]
+
 export const dtypeSizeBytes: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4 }
 
 /**
@@ -18,6 +21,9 @@ export const dtypeSizeBytes: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2
  * - state: per slot, survives runs (SSM state, convolution tail, penalty history)
  */
 export type Storage = "temporary" | "input" | "weight" | "training" | "state"
+
+/** In the order of their numbers in serialised programs and across the border (native/core/kernel.h). */
+export const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state"]
 
 export type Attribute = number | boolean | string
 

@@ -9,23 +9,28 @@ export class ByteWriter {
   #length = 0
 
   u8(value: number): void {
-    this.#view.setUint8(this.#reserve(1), value)
+    const at = this.#reserve(1)
+    this.#view.setUint8(at, value)
   }
 
   u32(value: number): void {
-    this.#view.setUint32(this.#reserve(4), value, true)
+    const at = this.#reserve(4)
+    this.#view.setUint32(at, value, true)
   }
 
   i32(value: number): void {
-    this.#view.setInt32(this.#reserve(4), value, true)
+    const at = this.#reserve(4)
+    this.#view.setInt32(at, value, true)
   }
 
   i64(value: number): void {
-    this.#view.setBigInt64(this.#reserve(8), BigInt(value), true)
+    const at = this.#reserve(8)
+    this.#view.setBigInt64(at, BigInt(value), true)
   }
 
   f64(value: number): void {
-    this.#view.setFloat64(this.#reserve(8), value, true)
+    const at = this.#reserve(8)
+    this.#view.setFloat64(at, value, true)
   }
 
   /** Length in bytes, then UTF-8. */
@@ -36,7 +41,8 @@ export class ByteWriter {
   }
 
   raw(bytes: Uint8Array): void {
-    this.#bytes.set(bytes, this.#reserve(bytes.length))
+    const at = this.#reserve(bytes.length)
+    this.#bytes.set(bytes, at)
   }
 
   attribute(value: Attribute): void {
@@ -54,6 +60,7 @@ export class ByteWriter {
     return this.#bytes.slice(0, this.#length)
   }
 
+  /** Makes room and returns where. May replace bytes and view, so it is called before either is looked up. */
   #reserve(count: number): number {
     const at = this.#length
     this.#length += count

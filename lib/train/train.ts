@@ -15,7 +15,7 @@ import { Metrics } from "./metrics.ts"
 import { type TrainOptions, type TrainRecipe, trainRecipe } from "./options.ts"
 import { batchProgram, optimizerDefaults, updateProgram } from "./program.ts"
 import { learningRate } from "./schedule.ts"
-import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
+import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 
 /** What a run tells as it goes. */
 export type TrainEvent =

@@ -18,6 +18,7 @@ class Executable {
   std::vector<std::vector<std::byte>> run(const std::vector<std::vector<std::byte>>& inputs, const std::atomic<bool>& abort);
 
   const Program& program() const { return program_; }
+  const Store& store() const { return *store_; }
   const std::vector<int>& inputIds() const { return inputIds_; }
   size_t peakBytes() const { return plan_.peakBytes; }
 

@@ -1,0 +1,81 @@
+/**
+ * Loading a model from a folder: config.json and model.safetensors, in either public naming.
+ */
+import { access } from "node:fs/promises"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { type MambaConfig, readMambaConfig } from "../checkpoint/config.ts"
+import { checkCopies, checkNames, checkShapes, detectNaming, toOurs } from "../checkpoint/names.ts"
+import { openSafetensors, type SafetensorsFile } from "../checkpoint/safetensors.ts"
+import { checkOptions, expect, SelscanError } from "../errors.ts"
+import { allParameters, type Parameter } from "../layers/layer.ts"
+import { MambaModel } from "../models/mamba.ts"
+import { Model, type ModelOptions, modelOptionNames } from "./model.ts"
+
+/** Models that ship with the package. */
+const shipped = ["demo"]
+
+/** The folder of a model by name or path. */
+export async function modelFolder(name: string): Promise<string> {
+  const folder = shipped.includes(name) ? fileURLToPath(new URL(`../../models/${name}`, import.meta.url)) : name
+  await access(join(folder, "config.json")).catch((cause: Error) => {
+    throw new SelscanError("NOT_FOUND",
+      `load: ${name} is expected to be a folder with config.json and model.safetensors, or ${shipped.join(" or ")}; there is no ${join(folder, "config.json")}`,
+      { name }, { cause })
+  })
+  return folder
+}
+
+/**
+ * Loads a model: "demo", or a folder with config.json and model.safetensors of a Mamba model over bytes.
+ *
+ * Matrices stay bf16 when the file has them so, and products are then in bf16 unless `precision` says f32; f16 is widened
+ * to f32. Everything else is f32.
+ *
+ * @throws NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (missing or unexpected tensors, shapes), NOT_FINITE (weights with NaN or infinity)
+ * @example
+ * const model = await load("demo")
+ */
+export async function load(name: string, options: ModelOptions = {}): Promise<Model> {
+  expect(typeof name === "string" && name !== "", "BAD_INPUT", () => "load: the name or folder of a model is expected, got none")
+  checkOptions("load", options, modelOptionNames)
+  const folder = await modelFolder(name)
+  const config = await readMambaConfig(join(folder, "config.json"))
+  expect(config.vocab === 256, "BAD_CHECKPOINT", () =>
+    `${folder}: a model over the 256 bytes is expected, got a vocabulary of ${config.vocab}; subword tokenizers are not read`)
+  await using file = await openSafetensors(join(folder, "model.safetensors"))
+  return loadWeights(file, config, options)
+}
+
+/** Puts the tensors of an open file onto a device as a model of that configuration. */
+export async function loadWeights(file: SafetensorsFile, config: MambaConfig, options: ModelOptions = {}): Promise<Model> {
+  const naming = detectNaming(file.tensors.keys(), file.path)
+  const report = toOurs(file.tensors.keys(), naming, config)
+  checkNames(report, file.path)
+  checkShapes(file.tensors, naming, config, file.path)
+  await checkCopies(file, report)
+  const network = new MambaModel(config)
+  const parameters = allParameters(network)
+  const names = [...report.mapping]
+  const matrices = names.filter(([, ours]) => parameters.get(ours)?.matrix)
+  const half = matrices.every(([theirs]) => file.tensors.get(theirs)?.dtype === "BF16")
+  const model = new Model(network, half ? "bf16" : "f32", options)
+  try {
+    for (const [theirs, ours] of names) await upload(model, file, theirs, ours, parameters.get(ours)!)
+  } catch (error) {
+    await model.dispose()
+    throw error
+  }
+  return model
+}
+
+async function upload(model: Model, file: SafetensorsFile, theirs: string, ours: string, parameter: Parameter): Promise<void> {
+  const slot = { name: ours, shape: parameter.shape }
+  const floats = await file.readF32(theirs)
+  const bad = floats.findIndex((value) => !Number.isFinite(value))
+  expect(bad < 0, "NOT_FINITE", () => `${file.path}: ${theirs}: finite weights are expected, got ${floats[bad]} at index ${bad}`, { tensor: theirs })
+  if (parameter.matrix && model.matrixDtype === "bf16") {
+    const bytes = await file.read(theirs)
+    await model.store.upload("weight", { ...slot, dtype: "bf16" }, bytes)
+  } else await model.store.upload("weight", { ...slot, dtype: "f32" }, floats)
+}

@@ -1,0 +1,29 @@
+/**
+ * Slots of a model's states, lent to sessions. Slot 0 is nobody's.
+ */
+import { SelscanError } from "../errors.ts"
+
+export class Slots {
+  readonly capacity: number
+  readonly #free: number[]
+
+  constructor(capacity: number) {
+    this.capacity = capacity
+    this.#free = Array.from({ length: capacity - 1 }, (_, i) => capacity - 1 - i)
+  }
+
+  take(count: number): number[] {
+    if (this.#free.length < count) {
+      throw new SelscanError(
+        "SLOTS_EXHAUSTED",
+        `session: all ${this.capacity - 1} state slots are in use; dispose of a session, or load the model with more slots`,
+        { capacity: this.capacity },
+      )
+    }
+    return this.#free.splice(-count)
+  }
+
+  give(slots: readonly number[]): void {
+    this.#free.push(...slots)
+  }
+}

@@ -1,0 +1,28 @@
+/**
+ * selscan: selective state-space language models for Node.js.
+ *
+ * @example
+ * import { load } from "selscan"
+ * const model = await load("demo")
+ * for await (const text of model.generate("In the beginning", { maxTokens: 200 })) process.stdout.write(text)
+ */
+export { type MambaConfig, parseMambaConfig, readMambaConfig } from "./checkpoint/config.ts"
+export { openSafetensors, parseSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts"
+export { type ErrorCode, SelscanError } from "./errors.ts"
+export { load, loadWeights } from "./generate/load.ts"
+export { Model, type ModelOptions } from "./generate/model.ts"
+export type { SamplingOptions } from "./generate/sampling.ts"
+export { type GenerateOptions, type Prompt, Session, type Token } from "./generate/session.ts"
+export { checkpoint } from "./graph/checkpoint.ts"
+export { gradients } from "./graph/gradient.ts"
+export { op } from "./graph/op.ts"
+export { Program, trace } from "./graph/program.ts"
+export type { Precision } from "./graph/trace.ts"
+export type { Dtype, Value } from "./graph/value.ts"
+export * from "./layers/index.ts"
+export { initialWeights, type LanguageModel } from "./models/language-model.ts"
+export { MambaModel, type MambaPreset, mambaConfig, mambaPreset, mambaPresets } from "./models/mamba.ts"
+export { type DeviceInfo, devices, Executable, type Memory, setThreads, Store } from "./native.ts"
+export * as ops from "./ops/index.ts"
+export type { TrainOptions } from "./train/options.ts"
+export { type TrainControl, type TrainEvent, train } from "./train/train.ts"

@@ -1,0 +1,107 @@
+/**
+ * Linear layers and the gradients of their products.
+ */
+import { expect } from "../errors.ts"
+import { op } from "../graph/op.ts"
+import { add } from "./elementwise.ts"
+import { sumRows } from "./reduce.ts"
+
+/** What a linear applies to its result. */
+export type Activation = "none" | "silu" | "softplus"
+
+const activations: readonly string[] = ["none", "silu", "softplus"] satisfies readonly Activation[]
+
+/** Throws unless the attribute `precision` is one that the products know. */
+export function checkPrecision(where: string, precision: string): void {
+  expect(
+    precision === "f32" || precision === "bf16",
+    "BAD_OPTION",
+    () => `${where}: precision is f32 or bf16, got ${precision}; f32 is the exact one`,
+  )
+}
+
+function checkActivation(where: string, activation: string): void {
+  expect(
+    activations.includes(activation),
+    "BAD_OPTION",
+    () => `${where}: activation is ${activations.join(", ")}, got ${activation}; apply others as an op of their own`,
+  )
+}
+
+/**
+ * Linear layer: every row times a matrix, with what usually follows it.
+ *
+ *   pre = x·Wᵀ + bias      y = act(pre) + residual      silu(v) = v/(1 + e^−v)      softplus(v) = log(1 + e^v)
+ *
+ * Each element is one f32 sum over `in` in rising order, the same bits for any number of rows. With precision bf16, x and
+ * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. softplus(v)
+ * is v above 20, as in torch. `pre` is there for the gradient.
+ *
+ * @example
+ * const { y } = linear({ x, weight, bias }, { activation: "softplus" })
+ */
+export const linear = op({
+  name: "linear",
+  inputs: { x: "rows in", weight: "float out in", "bias?": "out", "residual?": "rows out" },
+  outputs: { y: "rows out", pre: "rows out" },
+  attrs: { activation: "none", precision: "f32" },
+  dims: (_, { activation, precision }) => {
+    checkActivation("linear", activation)
+    checkPrecision("linear", precision)
+    return {}
+  },
+  grad: ({ x, weight, bias, residual }, { pre }, { activation, precision }, grads) => {
+    const through =
+      grads.y && (activation === "none" ? grads.y : activationGrad({ dy: grads.y, pre }, { activation }).dx)
+    const dpre = through && grads.pre ? add({ a: through, b: grads.pre }).y : (through ?? grads.pre)!
+    return {
+      x: linearInputGrad({ dy: dpre, weight }, { precision }).dx,
+      weight: linearWeightGrad({ dy: dpre, x }, { precision }).dweight,
+      ...(bias && { bias: sumRows({ x: dpre }).y }),
+      ...(residual && { residual: grads.y ?? null }),
+    }
+  },
+})
+
+/**
+ * Gradient of a linear's product by its input.
+ *
+ *   dx = dy·W
+ *
+ * With precision bf16, dy and the weight are rounded to bf16.
+ */
+export const linearInputGrad = op({
+  name: "linearInputGrad",
+  inputs: { dy: "rows out", weight: "float out in" },
+  outputs: { dx: "rows in" },
+  attrs: { precision: "f32" },
+  grad: null,
+})
+
+/**
+ * Gradient of a linear's product by its weight: one f32 sum over the rows in rising order for each element.
+ *
+ *   dW = dyᵀ·x
+ *
+ * With precision bf16, dy and x are rounded to bf16.
+ */
+export const linearWeightGrad = op({
+  name: "linearWeightGrad",
+  inputs: { dy: "rows out", x: "rows in" },
+  outputs: { dweight: "out in" },
+  attrs: { precision: "f32" },
+  grad: null,
+})
+
+/**
+ * Gradient through the activation of a linear.
+ *
+ *   dx = dy·act′(pre)      silu′(v) = σ(v)·(1 + v·(1 − σ(v)))      softplus′(v) = σ(v), 1 above 20
+ */
+export const activationGrad = op({
+  name: "activationGrad",
+  inputs: { dy: "...", pre: "..." },
+  outputs: { dx: "..." },
+  attrs: { activation: "none" },
+  grad: null,
+})

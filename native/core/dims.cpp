@@ -1,0 +1,57 @@
+#include "core/dims.h"
+
+#include <map>
+#include <sstream>
+
+namespace selscan {
+namespace {
+
+// Empty, or what is wrong with one tensor. Sizes met for the first time are bound to their names.
+std::string mismatch(const Tensor& tensor, const std::string& pattern, std::map<std::string, int64_t>& sizes) {
+  std::istringstream words(pattern);
+  std::string word;
+  Dtype dtype = Dtype::f32;
+  int rank = 0;
+  bool agrees = true;
+  while (words >> word) {
+    if (word == "i32") {
+      dtype = Dtype::i32;
+      continue;
+    }
+    const int64_t size = rank < tensor.shape.rank ? tensor[rank] : 0;
+    const bool fixed = word.find_first_not_of("0123456789") == std::string::npos;
+    const int64_t expected = fixed ? std::stoll(word) : sizes.try_emplace(word, size).first->second;
+    agrees = agrees && size == expected;
+    rank++;
+  }
+  if (agrees && rank == tensor.shape.rank && dtype == tensor.dtype) return {};
+  return "(" + pattern + "), got shape " + text(tensor.shape);
+}
+
+}  // namespace
+
+std::string dimsMismatch(const Call& call, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs) {
+  std::map<std::string, int64_t> sizes;
+  const auto compare = [&](std::span<const Tensor> tensors, std::initializer_list<const char*> patterns, const char* side) {
+    check(tensors.size() == patterns.size(), "NATIVE", "kernel: has ", patterns.size(), " ", side, "s, got ", tensors.size());
+    for (size_t i = 0; i < tensors.size(); i++) {
+      std::string pattern = patterns.begin()[i];
+      const bool optional = pattern.starts_with("? ") || tensors.data() == call.outputs.data();
+      if (pattern.starts_with("? ")) pattern.erase(0, 2);
+      if (optional && tensors[i].shape.rank == 0) continue;
+      const std::string wrong = mismatch(tensors[i], pattern, sizes);
+      if (!wrong.empty()) return std::string(side) + " " + std::to_string(i) + " is " + wrong;
+    }
+    return std::string();
+  };
+  const std::string wrong = compare(call.inputs, inputs, "input");
+  return wrong.empty() ? compare(call.outputs, outputs, "output") : wrong;
+}
+
+void checkNoScalar(const Call& call) {
+  for (const auto tensors : {call.inputs, call.outputs})
+    for (const Tensor& tensor : tensors)
+      check(tensor.data == nullptr || tensor.shape.rank > 0, "BAD_SHAPE", "kernel: takes no scalars, got one");
+}
+
+}  // namespace selscan

@@ -1,0 +1,19 @@
+// Shapes held against named dimensions, natively: a program may come from a file, and a kernel that indexes by a shape it was
+// not given would end the process.
+#pragma once
+#include <initializer_list>
+#include <string>
+
+#include "core/kernel.h"
+
+namespace selscan {
+
+// For .limit: how the call's shapes or dtypes differ from patterns as in lib/graph/op.ts ("i32 segments 5", "rows inner"), in
+// words; empty when they agree. One pattern per input and output, in order; inputs that begin with '?' may be absent, as any
+// output may.
+std::string dimsMismatch(const Call&, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs);
+
+// For .run of ops that take no scalars: throws BAD_SHAPE for one, which .limit cannot tell from an absent tensor.
+void checkNoScalar(const Call&);
+
+}  // namespace selscan

@@ -1,0 +1,136 @@
+// Embedding: rows of a table by id, and the table's gradient. See lib/ops/embedding.ts.
+//
+// Forward copies rows, bound by memory. The gradient sorts the rows by id (a counting sort, stable, O(rows + vocab) on one
+// thread: 16384 rows take some 30 µs) and then sums the rows of each id; tasks are 32 ids × 256 columns, so that
+// one frequent byte does not hold up a thread with the whole width. Sums run in row order, in partial sums of 64 rows that
+// are added in order: the same bits for any number of threads, and no f32 sum is longer than rows/64 + 64 terms.
+// This serves small vocabularies too; a one-hot product would do vocab times the additions.
+#include <cstring>
+
+#include "core/kernel.h"
+#include "cpu/threads.h"
+
+#define EACH_ISA "cpu/embedding.cpp"
+#include "cpu/each_isa.h"
+
+#ifdef ISA
+namespace selscan::ISA {
+namespace {
+
+constexpr int64_t IdBlock = 32, ColumnBlock = 256, RowBlock = 64, PartialRows = 64;
+
+// y's row: zero for id −1. An id that was computed on the way and lies outside the table gives NaN, which nobody overlooks.
+void copyRow(const Tensor& weight, int32_t id, float* to) {
+  const int64_t dim = weight[1];
+  if (id < 0 || id >= weight[0]) {
+    const float fill = id == -1 ? 0.0f : NAN;
+    for (int64_t i = 0; i < dim; i++) to[i] = fill;
+  } else if (weight.dtype == Dtype::f32) {
+    std::memcpy(to, weight.f32() + id * dim, sizeof(float) * dim);
+  } else {
+    const uint16_t* from = weight.half() + id * dim;
+    int64_t i = 0;
+    for (; i + Lanes <= dim; i += Lanes) store(to + i, loadBf16(from + i));
+    for (; i < dim; i++) to[i] = fromBf16(from[i]);
+  }
+}
+
+// Rows by id: those of id are order[starts[id]] … order[starts[id + 1] − 1], rising.
+struct Sorted {
+  int64_t *starts, *order;
+};
+Sorted sortRows(const int32_t* ids, int64_t rows, int64_t vocab, std::byte* workspace) {
+  int64_t* starts = reinterpret_cast<int64_t*>(workspace);
+  int64_t* order = starts + vocab + 2;
+  std::memset(starts, 0, sizeof(int64_t) * (vocab + 2));
+  const auto inside = [=](int64_t row) { return ids[row] >= 0 && ids[row] < vocab; };
+  for (int64_t row = 0; row < rows; row++)
+    if (inside(row)) starts[ids[row] + 2]++;
+  for (int64_t id = 0; id < vocab; id++) starts[id + 2] += starts[id + 1];
+  for (int64_t row = 0; row < rows; row++)  // leaves starts[id + 1] at the end of id, the start of the next
+    if (inside(row)) order[starts[ids[row] + 1]++] = row;
+  return {starts, order};
+}
+
+// to[0, n) = Σ dy[row][0, n) over count rows.
+void sumRows(const float* dy, int64_t dim, const int64_t* rows, int64_t count, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; i += Lanes) {
+    const int lanes = n - i < Lanes ? static_cast<int>(n - i) : Lanes;
+    F32 total = set(0.0f);
+    for (int64_t r = 0; r < count; r += PartialRows) {
+      const int64_t end = r + PartialRows < count ? r + PartialRows : count;
+      F32 partial = set(0.0f);
+      for (int64_t k = r; k < end; k++) partial = partial + load(dy + rows[k] * dim + i, lanes);
+      total = total + partial;
+    }
+    store(to + i, total, lanes);
+  }
+}
+
+}  // namespace
+
+void embedding(const Call& call) {
+  const auto inputs = call.in<2>();
+  const auto [y] = call.out<1>();
+  if (!y) return;
+  const Tensor& weight = inputs[1];
+  const int32_t* ids = inputs[0].i32();
+  float* to = y.f32();
+  const int64_t rows = inputs[0][0], dim = weight[1];
+  cpu::parallel((rows + RowBlock - 1) / RowBlock, [&](int64_t block) {
+    const int64_t end = (block + 1) * RowBlock < rows ? (block + 1) * RowBlock : rows;
+    for (int64_t row = block * RowBlock; row < end; row++) copyRow(weight, ids[row], to + row * dim);
+  });
+}
+
+void embeddingGrad(const Call& call) {
+  const auto [dy, ids] = call.in<2>();
+  const auto [dweight] = call.out<1>();
+  if (!dweight) return;
+  const int64_t vocab = dweight[0], dim = dweight[1];
+  const float* from = dy.f32();
+  float* to = dweight.f32();
+  const Sorted sorted = sortRows(ids.i32(), ids[0], vocab, call.workspace);
+  const int64_t across = (dim + ColumnBlock - 1) / ColumnBlock, down = (vocab + IdBlock - 1) / IdBlock;
+  cpu::parallel(across * down, [&](int64_t task) {
+    const int64_t column = task % across * ColumnBlock, first = task / across * IdBlock;
+    const int64_t n = dim - column < ColumnBlock ? dim - column : ColumnBlock;
+    const int64_t last = first + IdBlock < vocab ? first + IdBlock : vocab;
+    for (int64_t id = first; id < last; id++) {
+      const int64_t begin = sorted.starts[id], count = sorted.starts[id + 1] - begin;
+      sumRows(from + column, dim, sorted.order + begin, count, to + id * dim + column, n);
+    }
+  });
+}
+
+}  // namespace selscan::ISA
+#else
+namespace selscan::cpu {
+namespace {
+
+void checkIds(const Tensor& ids, int64_t vocab) {
+  if (ids.storage != Storage::input || !ids) return;
+  for (int64_t row = 0; row < ids[0]; row++) {
+    const int32_t id = ids.i32()[row];
+    check(id >= -1 && id < vocab, "BAD_INPUT", "embedding: ids are in [0, ", vocab, ") or -1 for a spare row, got ", id, " in row ", row,
+          "; was the text encoded with another tokenizer?");
+  }
+}
+
+size_t sortBytes(const Call& call) {
+  const auto [dweight] = call.out<1>();
+  return sizeof(int64_t) * static_cast<size_t>(dweight[0] + 2 + call.in<2>()[1][0]);
+}
+
+}  // namespace
+
+KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding),
+       .checkInputs = [](const Call& call) {
+         const auto [ids, weight] = call.in<2>();
+         checkIds(ids, weight[0]);
+       })
+KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad), .workspaceBytes = sortBytes,
+       .checkInputs = [](const Call& call) { checkIds(call.in<2>()[1], call.out<1>()[0][0]); })
+
+}  // namespace selscan::cpu
+#endif

@@ -1,0 +1,153 @@
+// The matrix product of gemm.h on every processor: f32 products, and bf16 products by unpacking pairs to f32 where there
+// is no instruction for them. Register tiles of 6 rows × 4 panels on AVX-512, 6 × 1 on AVX2.
+//
+// A task is 96 rows × 16 panels of C; A's block lies in L2, four panels of B pass through L1 once for every 6 rows.
+// Bound by multiply-adds from 6 rows on, by reading B below.
+#include "cpu/gemm.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/gemm_kernels.h"
+
+#define EACH_ISA "cpu/gemm.cpp"
+#include "cpu/each_isa.h"
+
+#ifdef ISA
+#include "cpu/gemm_block.h"
+namespace selscan::ISA {
+namespace {
+
+struct MultiplyF32 {
+  static constexpr bool Halves = false;
+  using Right = F32;
+  static F32 left(const uint32_t* word) {
+    float value;
+    std::memcpy(&value, word, sizeof value);
+    return set(value);
+  }
+  static F32 right(const uint32_t* words) { return load(reinterpret_cast<const float*>(words)); }
+  static F32 add(F32 left, F32 right, F32 sum) { return fma(left, right, sum); }
+};
+
+// The two f32 of a pair of bf16, in every lane.
+struct Pair {
+  F32 even, odd;
+};
+inline Pair unpack(const uint32_t* words) {
+#if defined(SELSCAN_AVX512)
+  const __m512i pairs = _mm512_loadu_si512(words);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+#elif defined(SELSCAN_AVX2)
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))}};
+#else
+  Pair pair;
+  for (int i = 0; i < Lanes; i++) {
+    pair.even.v[i] = fromBf16(static_cast<uint16_t>(words[i]));
+    pair.odd.v[i] = fromBf16(static_cast<uint16_t>(words[i] >> 16));
+  }
+  return pair;
+#endif
+}
+
+struct MultiplyPairs {
+  static constexpr bool Halves = true;
+  using Right = Pair;
+  static Pair left(const uint32_t* word) {
+    return {set(fromBf16(static_cast<uint16_t>(*word))), set(fromBf16(static_cast<uint16_t>(*word >> 16)))};
+  }
+  static Pair right(const uint32_t* words) { return unpack(words); }
+  static F32 add(const Pair& left, const Pair& right, F32 sum) {
+    return fma(left.odd, right.odd, fma(left.even, right.even, sum));
+  }
+};
+
+}  // namespace
+
+void productF32(const cpu::Product& product, const cpu::Block& block) { blockProduct<MultiplyF32>(product, block); }
+void productPairs(const cpu::Product& product, const cpu::Block& block) { blockProduct<MultiplyPairs>(product, block); }
+
+}  // namespace selscan::ISA
+#else
+namespace selscan::cpu {
+
+static BlockProduct choose(Precision precision) {
+  const bool half = precision == Precision::bf16;
+  const char* amx = std::getenv("SELSCAN_AMX");
+  if (half && amx && std::strcmp(amx, "emulate") == 0) return productTilesEmulated;
+#if SELSCAN_X86
+  const Isa level = isa();
+  if (half && level >= Isa::amx) return productTiles;
+  if (half && level >= Isa::avx512bf16) return productDots;
+  if (level >= Isa::avx512) return half ? avx512::productPairs : avx512::productF32;
+  if (level >= Isa::avx2) return half ? avx2::productPairs : avx2::productF32;
+#endif
+  return half ? portable::productPairs : portable::productF32;
+}
+
+BlockProduct blockProduct(Precision precision) {
+  static const BlockProduct products[] = {choose(Precision::f32), choose(Precision::bf16)};
+  return products[static_cast<int>(precision)];
+}
+
+uint32_t* packedRows() {
+  alignas(64) static thread_local uint32_t words[PackedWords];
+  return words;
+}
+
+Precision precisionOf(const Attributes& attributes) {
+  return attributes.word("precision") == "bf16" ? Precision::bf16 : Precision::f32;
+}
+
+std::string precisionLimit(const Call& call) {
+  const std::string& word = call.attributes.word("precision");
+  return word == "f32" || word == "bf16" ? "" : "precision is f32 or bf16, got " + word;
+}
+
+// Weights of shape (out, in).
+template <Precision P, bool Forward>
+static Panels shapeOf(const Tensor& weight) {
+  return Forward ? Panels{P, weight[1], weight[0]} : Panels{P, weight[0], weight[1]};
+}
+template <Precision P, bool Forward>
+static const Preparation* panelsOf() {
+  static const Preparation preparation{
+      Forward ? (P == Precision::f32 ? "panels of the transpose, f32" : "panels of the transpose, bf16")
+              : (P == Precision::f32 ? "panels, f32" : "panels, bf16"),
+      [](const Tensor& weight) { return shapeOf<P, Forward>(weight).sizeBytes(); },
+      [](const Tensor& weight, std::byte* to, Device&) {
+        const int64_t in = weight[1];
+        const Right from{weight.data, weight.dtype, Forward ? 1 : in, Forward ? in : 1};
+        packPanels(from, shapeOf<P, Forward>(weight), to);
+      }};
+  return &preparation;
+}
+const Preparation* forwardPanels(Precision precision) {
+  return precision == Precision::f32 ? panelsOf<Precision::f32, true>() : panelsOf<Precision::bf16, true>();
+}
+const Preparation* backwardPanels(Precision precision) {
+  return precision == Precision::f32 ? panelsOf<Precision::f32, false>() : panelsOf<Precision::bf16, false>();
+}
+
+size_t slabBytes(Precision precision, int64_t inner, int64_t columns) {
+  return Panels{precision, inner < SlabRows ? inner : SlabRows, columns}.sizeBytes();
+}
+
+void multiplySlabs(Product product, const Right& b, int64_t rows, std::byte* room) {
+  const Panels whole = product.b;
+  const Left a = product.a;
+  for (int64_t k = 0; k < whole.inner; k += SlabRows) {
+    const int64_t depth = whole.inner - k < SlabRows ? whole.inner - k : SlabRows;
+    const int64_t skipped = k * b.innerStride * static_cast<int64_t>(sizeBytes(b.dtype));
+    product.a.data = a.data + k * a.innerStride;
+    product.b = packPanels({b.data + skipped, b.dtype, b.innerStride, b.columnStride}, {whole.precision, depth, whole.columns}, room);
+    multiply(product, rows);
+    product.continued = true;
+  }
+}
+
+}  // namespace selscan::cpu
+#endif

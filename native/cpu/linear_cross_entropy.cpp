@@ -1,0 +1,240 @@
+// Head and loss in one: cross entropy of x·Wᵀ. See lib/ops/linear-cross-entropy.ts for the equations.
+//
+// Forward: a task takes 96 rows through the vocabulary in chunks of 256 logits that stay in L2, keeping for each row the
+// greatest logit, the sum of exponentials against it, the sum of logits and the target's logit. Gradient: logits are
+// computed again in pieces of 2048 rows × 1024 words (8 MB), turned into dlogits where they lie, and multiplied
+// with the weight and with x while they are in L3; dx continues over the chunks and dweight over the rows in order, so every element
+// is one sum in one order. Bound by multiply-adds: one product forward, three backward.
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+
+#include "core/kernel.h"
+#include "cpu/gemm.h"
+#include "cpu/threads.h"
+
+#ifndef ISA  // once, not for each instruction set
+namespace selscan::cpu {
+namespace {
+
+constexpr int64_t Chunk = 256;                                // logits of a row at a time, forward
+constexpr int64_t ForwardSlots = 64;                          // tasks of the forward pass, each with a chunk of its own
+constexpr int64_t GradientRows = 2048, GradientWords = 1024;  // multiples of 32: whole steps of AMX tiles in every piece
+
+// Bytes of the dlogits of the largest piece.
+size_t pieceBytes(int64_t rows, int64_t vocab) {
+  const int64_t logits = (rows < GradientRows ? rows : GradientRows) * (vocab < GradientWords ? vocab : GradientWords);
+  return static_cast<size_t>(logits + 15) / 16 * 64;
+}
+
+// What one row has seen of its logits.
+struct RowState {
+  double greatest, exponentials, logits, target;  // exponentials: Σ e^(logit − greatest)
+};
+struct Slot {
+  alignas(64) float logits[RowBlock][Chunk];
+  RowState states[RowBlock];
+};
+
+struct Loss {
+  const int32_t* targets;
+  int32_t ignore;
+  int64_t vocab;
+  float smoothing;
+  bool ignored(int64_t row) const { return targets[row] == ignore; }
+  bool inside(int64_t row) const { return targets[row] >= 0 && targets[row] < vocab; }
+};
+
+}  // namespace
+}  // namespace selscan::cpu
+#endif
+
+#define EACH_ISA "cpu/linear_cross_entropy.cpp"
+#include "cpu/each_isa.h"
+
+#ifdef ISA
+namespace selscan::ISA {
+namespace {
+
+using cpu::Chunk, cpu::GradientRows, cpu::GradientWords, cpu::Loss, cpu::RowState, cpu::Slot;
+
+// e^x for x ≤ 0; 0 far below, NaN for NaN.
+inline F32 decay(F32 x) { return exp(max(set(-100.0f), x)); }
+
+Loss lossOf(const Call& call, const Tensor& targets, int64_t vocab) {
+  return {targets.i32(), static_cast<int32_t>(call.attributes.number("ignore")), vocab,
+          static_cast<float>(call.attributes.number("smoothing"))};
+}
+
+// Adds n logits, those of words first … first + n, to what the row has seen. There is room for a whole chunk at logits.
+void see(RowState& state, float* logits, int64_t n, int64_t targetAt) {
+  const int64_t padded = (n + Lanes - 1) / Lanes * Lanes;
+  if (targetAt >= 0 && targetAt < n) state.target = logits[targetAt];
+  for (int64_t i = n; i < padded; i++) logits[i] = -FLT_MAX;
+  F32 top = set(-FLT_MAX), total = set(0.0f), sums = set(0.0f);
+  for (int64_t i = 0; i < padded; i += Lanes) {
+    top = max(top, load(logits + i));
+    total = total + load(logits + i, n - i < Lanes ? static_cast<int>(n - i) : Lanes);
+  }
+  const float local = maximum(top);
+  const float greatest = local > state.greatest ? local : static_cast<float>(state.greatest);
+  for (int64_t i = 0; i < padded; i += Lanes) sums = sums + decay(load(logits + i) - set(greatest));
+  state.exponentials = state.exponentials * std::exp(state.greatest - greatest) + sum(sums);
+  state.greatest = greatest;
+  state.logits += sum(total);
+}
+
+// Rows [row, rowEnd) through the whole vocabulary.
+void seeRows(const cpu::Product& product, const Loss& loss, const cpu::Block& rows, Slot& slot) {
+  const int64_t count = rows.rowEnd - rows.row, panels = product.b.count();
+  for (int64_t r = 0; r < count; r++) slot.states[r] = {-FLT_MAX, 0, 0, NAN};
+  const auto run = cpu::blockProduct(product.b.precision);
+  constexpr int64_t Wide = Chunk / cpu::PanelWidth;
+  for (int64_t panel = 0; panel < panels; panel += Wide) {
+    const int64_t first = panel * cpu::PanelWidth, n = loss.vocab - first < Chunk ? loss.vocab - first : Chunk;
+    cpu::Product chunk = product;
+    chunk.a.data += rows.row * product.a.rowStride;
+    chunk.b.words += panel * product.b.panelWords();
+    chunk.b.columns = n;
+    chunk.c = slot.logits[0];
+    chunk.cStride = Chunk;
+    run(chunk, {0, count, 0, chunk.b.count()});
+    for (int64_t r = 0; r < count; r++) see(slot.states[r], slot.logits[r], n, loss.targets[rows.row + r] - first);
+  }
+}
+
+// dlogits from the logits of the block, in place: dloss·(softmax − smoothing/vocab − (1 − smoothing)·[word is the target]).
+// The block's rows and columns count from `row` and `word`.
+struct Gradient {
+  const float *dlosses, *logsumexp;
+  float* logits;
+  int64_t row, word, words;
+  void apply(const Loss& loss, const cpu::Block& block) const {
+    const int64_t begin = block.panel * cpu::PanelWidth;
+    const int64_t end = words < block.panelEnd * cpu::PanelWidth ? words : block.panelEnd * cpu::PanelWidth;
+    const F32 uniform = set(loss.smoothing / static_cast<float>(loss.vocab));
+    for (int64_t r = block.row; r < block.rowEnd; r++) {
+      float* line = logits + r * words;
+      if (loss.ignored(row + r)) {
+        std::memset(line + begin, 0, sizeof(float) * (end - begin));
+        continue;
+      }
+      const float dloss = loss.inside(row + r) ? dlosses[row + r] : NAN;
+      const F32 scale = set(dloss), normaliser = set(logsumexp[row + r]);
+      for (int64_t i = begin; i < end; i += Lanes) {
+        const int n = end - i < Lanes ? static_cast<int>(end - i) : Lanes;
+        store(line + i, scale * (decay(load(line + i, n) - normaliser) - uniform), n);
+      }
+      const int64_t target = loss.targets[row + r] - word;
+      if (target >= begin && target < end) line[target] -= dloss * (1.0f - loss.smoothing);
+    }
+  }
+};
+
+// One piece: rows × words of dlogits, and what they add to dx and dweight.
+struct Piece {
+  int64_t row, rows, word, words;
+};
+void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
+  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
+  const auto [dx, dweight] = call.out<2>();
+  const cpu::Precision precision = cpu::precisionOf(call.attributes);
+  const int64_t dim = x[1], elementBytes = static_cast<int64_t>(sizeBytes(weight.dtype));
+  const float* rows = x.f32() + piece.row * dim;
+  float* dlogits = reinterpret_cast<float*>(call.workspace);
+  std::byte* room = call.workspace + cpu::pieceBytes(x[0], weight[0]);
+  cpu::Panels panels{precision, dim, piece.words, reinterpret_cast<const uint32_t*>(call.prepared[2])};
+  panels.words += piece.word / cpu::PanelWidth * panels.panelWords();
+  const Gradient gradient{dlosses.f32(), logsumexp.f32(), dlogits, piece.row, piece.word, piece.words};
+  cpu::multiply({{rows, dim, 1}, panels, dlogits, piece.words}, piece.rows,
+                [&](const cpu::Block& block) { gradient.apply(loss, block); });
+  if (dx) {
+    const cpu::Product product{{dlogits, piece.words, 1}, {precision, piece.words, dim}, dx.f32() + piece.row * dim, dim, piece.word > 0};
+    cpu::multiplySlabs(product, {weight.data + piece.word * dim * elementBytes, weight.dtype, dim, 1}, piece.rows, room);
+  }
+  if (dweight) {
+    const cpu::Product product{{dlogits, 1, piece.words}, {precision, piece.rows, dim}, dweight.f32() + piece.word * dim, dim, piece.row > 0};
+    cpu::multiplySlabs(product, {reinterpret_cast<const std::byte*>(rows), Dtype::f32, dim, 1}, piece.words, room);
+  }
+}
+
+}  // namespace
+
+void linearCrossEntropy(const Call& call) {
+  const auto [x, weight, targets] = call.in<3>();
+  const auto [losses, logsumexp] = call.out<2>();
+  if (!losses && !logsumexp) return;
+  const int64_t rows = x[0], dim = x[1], vocab = weight[0];
+  const Loss loss = lossOf(call, targets, vocab);
+  const auto* words = reinterpret_cast<const uint32_t*>(call.prepared[1]);
+  const cpu::Product product{{x.f32(), dim, 1}, {cpu::precisionOf(call.attributes), dim, vocab, words}, nullptr, Chunk};
+  const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
+  const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
+  cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp](int64_t task) {
+    Slot& slot = reinterpret_cast<Slot*>(call.workspace)[task];
+    for (int64_t block = task; block < blocks; block += slots) {
+      const int64_t row = block * cpu::RowBlock, end = row + cpu::RowBlock < rows ? row + cpu::RowBlock : rows;
+      seeRows(product, loss, {row, end, 0, 0}, slot);
+      for (int64_t r = row; r < end; r++) {
+        const RowState& state = slot.states[r - row];
+        const double normaliser = state.greatest + std::log(state.exponentials);
+        if (logsumexp) logsumexp.f32()[r] = static_cast<float>(normaliser);
+        const double smoothed = loss.smoothing == 0 ? 0.0 : loss.smoothing * state.logits / static_cast<double>(vocab);
+        const double value = normaliser - (1.0 - loss.smoothing) * state.target - smoothed;
+        if (losses) losses.f32()[r] = loss.ignored(r) ? 0.0f : static_cast<float>(value);
+      }
+    }
+  });
+}
+
+void linearCrossEntropyGrad(const Call& call) {
+  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
+  const auto [dx, dweight] = call.out<2>();
+  if (!dx && !dweight) return;
+  const int64_t rows = x[0], vocab = weight[0];
+  const Loss loss = lossOf(call, targets, vocab);
+  for (int64_t row = 0; row < rows; row += GradientRows)
+    for (int64_t word = 0; word < vocab; word += GradientWords)
+      addPiece(call, loss, {row, rows - row < GradientRows ? rows - row : GradientRows, word,
+                            vocab - word < GradientWords ? vocab - word : GradientWords});
+}
+
+}  // namespace selscan::ISA
+#else
+namespace selscan::cpu {
+namespace {
+
+void checkTargets(const Call& call, const Tensor& targets, int64_t vocab) {
+  if (targets.storage != Storage::input || !targets) return;
+  const auto ignore = static_cast<int32_t>(call.attributes.number("ignore"));
+  for (int64_t row = 0; row < targets[0]; row++) {
+    const int32_t target = targets.i32()[row];
+    check((target >= 0 && target < vocab) || target == ignore, "BAD_INPUT", "linearCrossEntropy: targets are in [0, ", vocab, ") or ",
+          ignore, " to be ignored, got ", target, " in row ", row);
+  }
+}
+
+size_t forwardBytes(const Call& call) {
+  const int64_t blocks = (call.in<3>()[0][0] + RowBlock - 1) / RowBlock;
+  return sizeof(Slot) * static_cast<size_t>(blocks < ForwardSlots ? blocks : ForwardSlots);
+}
+
+size_t gradientBytes(const Call& call) {
+  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
+  const int64_t longest = x[0] > weight[0] ? x[0] : weight[0];
+  return pieceBytes(x[0], weight[0]) + slabBytes(precisionOf(call.attributes), longest, x[1]);
+}
+
+}  // namespace
+
+KERNEL(linearCrossEntropy, cpu, "x weight targets -> losses logsumexp; ignore smoothing precision", .run = DISPATCH(linearCrossEntropy),
+       .limit = precisionLimit, .workspaceBytes = forwardBytes,
+       .prepare = [](const Call& call, int input) { return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr; },
+       .checkInputs = [](const Call& call) { checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
+KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight targets logsumexp -> dx dweight; ignore smoothing precision",
+       .run = DISPATCH(linearCrossEntropyGrad), .limit = precisionLimit, .workspaceBytes = gradientBytes,
+       .prepare = [](const Call& call, int input) { return input == 2 ? forwardPanels(precisionOf(call.attributes)) : nullptr; },
+       .checkInputs = [](const Call& call) { checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
+
+}  // namespace selscan::cpu
+#endif

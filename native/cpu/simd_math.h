@@ -1,0 +1,91 @@
+// Elementary functions over F32, compiled once for each instruction set (cpu/each_isa.h includes this file inside every
+// target region; it has no guard of its own).
+namespace selscan::ISA {
+
+// 2^x. x = n + r with n whole and |r| ≤ ½; 2^r by a polynomial of degree 5 (minimax, relative error 1.05e-7, 1.9e-7 with
+// rounding) whose constant term is exactly 1 and whose linear term is ln 2 rounded: results for x ≤ 0 never exceed 1, and
+// 1 − 2^x keeps all the precision that f32 has near 1, where long memory lives. A sixth term would cost the scan 5 %.
+// Results under 2^−123 may be 0.
+inline F32 exp2(F32 x) {
+  x = withinScale(x, 129.0f);
+  const F32 n = round(x), r = x - n;
+  F32 p = fma(set(1.3300355058163404e-3f), r, set(9.669660590589046e-3f));
+  p = fma(p, r, set(5.550558865070343e-2f));
+  p = fma(p, r, set(0.24022282660007477f));
+  p = fma(p, r, set(0.6931471824645996f));
+  return scale2(fma(p, r, set(1.0f)), n);
+}
+
+// e^x = 2^n·e^r with n whole and |r| ≤ ½ ln 2; e^r by a polynomial of degree 6 (minimax, relative error 3e-9). ln 2 stands in
+// two parts, of which n·(first part) is exact, so that large |x| loses nothing. Results under 2^−123 may be 0.
+inline F32 exp(F32 x) {
+  x = withinScale(x, 89.5f);
+  const F32 n = round(x * set(1.4426950408889634f));
+  const F32 r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), x));
+  F32 p = fma(set(1.3820735039189458e-3f), r, set(8.368677459657192e-3f));
+  p = fma(p, r, set(4.166826605796814e-2f));
+  p = fma(p, r, set(0.1666652113199234f));
+  p = fma(p, r, set(0.4999999403953552f));
+  p = fma(p, r, set(1.0f));
+  return scale2(fma(p, r, set(1.0f)), n);
+}
+
+// Natural logarithm of normal, finite x > 0. x = m·2^e, m in [√½, √2); log m = f − f²/2 + f³·P(f), f = m − 1 (P: degree 7,
+// minimax, relative error 6e-9).
+inline F32 logNormal(F32 x) {
+  F32 m, e;
+  split2(x, m, e);
+  const F32 f = m - set(1.0f), square = f * f;
+  F32 p = fma(set(-7.636439055204391e-2f), f, set(0.12762217223644257f));
+  p = fma(p, f, set(-0.13159610331058502f));
+  p = fma(p, f, set(0.14201579988002777f));
+  p = fma(p, f, set(-0.166234090924263f));
+  p = fma(p, f, set(0.2000124156475067f));
+  p = fma(p, f, set(-0.2500081956386566f));
+  p = fma(p, f, set(0.3333333134651184f));
+  const F32 tail = fma(p * f, square, fma(e, set(-2.12194440e-4f), set(-0.5f) * square));
+  return fma(e, set(0.693359375f), f + tail);
+}
+
+// Natural logarithm of any x: −∞ at 0, NaN below, ∞ at ∞.
+inline F32 log(F32 x) {
+  const F32 least = set(1.17549435e-38f);  // below it f32 is subnormal: scaled up by 2^25 first
+  const F32 scaled = selectGreater(least, x, x * set(33554432.0f), x);
+  const F32 y = logNormal(scaled) - selectGreater(least, x, set(17.3286795139986f), set(0.0f));
+  const F32 finite = selectGreater(x, set(3.402823466e38f), x, y);
+  const F32 zero = set(0.0f);
+  return selectGreater(x, zero, finite, set(-1.0f) / sqrt(x + zero));
+}
+
+// log(1 + x) for x ≥ 0, accurate for tiny x too: with u = 1 + x rounded, log u is corrected by (x − (u − 1))/u.
+inline F32 log1p(F32 x) {
+  const F32 u = set(1.0f) + x;
+  return selectGreater(u, set(3.402823466e38f), u, logNormal(u) + (x - (u - set(1.0f))) / u);
+}
+
+// softplus(x) = log(1 + e^x), x itself above 20 as in torch.
+inline F32 softplus(F32 x) {
+  const F32 limit = set(20.0f);
+  return selectGreater(x, limit, x, log1p(exp(min(limit, x))));
+}
+
+// σ(x) = 1/(1 + e^−x). Where e^−x is infinite the quotient is 0, as it should be.
+inline F32 sigmoid(F32 x) { return set(1.0f) / (set(1.0f) + exp(set(0.0f) - x)); }
+
+inline F32 silu(F32 x) { return x * sigmoid(x); }
+// d silu/dx = σ(x)·(1 + x·(1 − σ(x)))
+inline F32 siluGrad(F32 x) {
+  const F32 s = sigmoid(x);
+  return s * fma(x, set(1.0f) - s, set(1.0f));
+}
+
+// Σ a[i] in one fixed order, whatever n: full vectors lane by lane, then the lanes.
+inline float sum(const float* a, int64_t n) {
+  F32 total = set(0.0f);
+  int64_t i = 0;
+  for (; i + Lanes <= n; i += Lanes) total = total + load(a + i);
+  if (i < n) total = total + load(a + i, static_cast<int>(n - i));
+  return sum(total);
+}
+
+}  // namespace selscan::ISA

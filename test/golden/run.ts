@@ -1,0 +1,38 @@
+/**
+ * `npm run golden -- DIR`: runs every case and every model folder of DIR, a folder of golden cases.
+ *
+ * Names each tensor that differs and each family not supported yet, and ends with `N passed, N failed, N skipped`.
+ */
+import { SelscanError } from "../../lib/errors.ts"
+import { listCases, type Outcome, runCase } from "./runner.ts"
+
+async function main(folders: readonly string[]): Promise<number> {
+  if (folders.length === 0) {
+    console.error("usage: npm run golden -- DIR")
+    return 2
+  }
+  const outcomes: Outcome[] = []
+  for (const folder of folders) {
+    for (const entry of await listCases(folder)) {
+      const outcome = await runCase(entry)
+      outcomes.push(outcome)
+      if (outcome.status === "failed") console.log([`failed ${entry.file}`, ...outcome.failures].join("\n  "))
+    }
+  }
+  const skipped = outcomes.filter(({ status }) => status === "skipped").map(({ entry }) => entry.family)
+  for (const family of new Set(skipped)) {
+    console.log(`skipped ${family}: ${skipped.filter((name) => name === family).length}`)
+  }
+  const count = (wanted: Outcome["status"]) => outcomes.filter(({ status }) => status === wanted).length
+  const tensors = outcomes.reduce((total, { compared }) => total + compared, 0)
+  console.log(`${tensors} tensors compared`)
+  console.log(`${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped`)
+  return count("failed") > 0 ? 1 : 0
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  console.error(error instanceof SelscanError ? error.message : error)
+  process.exitCode = 1
+}

@@ -1,0 +1,169 @@
+import { activationGrad, linear, linearInputGrad, linearWeightGrad } from "../../lib/ops/linear.ts"
+import { bf16, normal, type OpSpec, type Tensor64, uniform } from "./spec.ts"
+
+interface LinearInputs {
+  x: Tensor64
+  weight: Tensor64
+  bias?: Tensor64
+  residual?: Tensor64
+}
+interface LinearAttrs {
+  activation: string
+  precision: string
+}
+
+/** The tensor as products in this precision see it. */
+const rounded = (tensor: Tensor64, precision: string): Float64Array =>
+  precision === "bf16" ? bf16(tensor).data : tensor.data
+
+const sigmoid = (v: number) => 1 / (1 + Math.exp(-v))
+const functions: Record<string, [value: (v: number) => number, derivative: (v: number) => number]> = {
+  none: [(v) => v, () => 1],
+  silu: [(v) => v * sigmoid(v), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
+  softplus: [(v) => (v > 20 ? v : Math.log1p(Math.exp(v))), (v) => (v > 20 ? 1 : sigmoid(v))],
+}
+
+/** C[m, n] = Σ_k a(m, k)·b(k, n) for m < rows, n < columns. */
+function product(
+  [rows, inner, columns]: readonly [number, number, number],
+  a: (m: number, k: number) => number,
+  b: (k: number, n: number) => number,
+): Float64Array {
+  return Float64Array.from({ length: rows * columns }, (_, i) => {
+    const [m, n] = [Math.floor(i / columns), i % columns]
+    let sum = 0
+    for (let k = 0; k < inner; k++) sum += a(m, k) * b(k, n)
+    return sum
+  })
+}
+
+function reference({ x, weight, bias, residual }: LinearInputs, { activation, precision }: LinearAttrs) {
+  const [rows, inner, out] = [x.shape[0]!, x.shape[1]!, weight.shape[0]!]
+  const [left, right] = [rounded(x, precision), rounded(weight, precision)]
+  const sums = product(
+    [rows, inner, out],
+    (m, k) => left[m * inner + k]!,
+    (k, n) => right[n * inner + k]!,
+  )
+  const pre = sums.map((sum, i) => sum + (bias?.data[i % out] ?? 0))
+  return { pre, y: pre.map((value, i) => functions[activation]![0](value) + (residual?.data[i] ?? 0)) }
+}
+
+/** One case of x (rows, in) times weight (out, in), with what else the layer takes. */
+function sized(rows: number, inner: number, out: number, extras: readonly ("bias" | "residual" | "halves")[] = []) {
+  const weight = normal([out, inner], 2, 1 / Math.sqrt(inner))
+  return {
+    x: normal([rows, inner], 1),
+    weight: extras.includes("halves") ? bf16(weight) : weight,
+    bias: extras.includes("bias") ? normal([out], 3) : undefined,
+    residual: extras.includes("residual") ? normal([rows, out], 4) : undefined,
+  }
+}
+
+// Around the register tiles (6 rows, 16 columns), row blocks (96), the row count that widens tasks (32) and step blocks (256).
+const shapes = [
+  { title: "one by one by one", inputs: sized(1, 1, 1) },
+  { title: "2 rows, 3 in, 5 out", inputs: sized(2, 3, 5) },
+  { title: "a decoding row", inputs: sized(1, 257, 131, ["bias"]) },
+  { title: "5 rows, odd sizes", inputs: sized(5, 33, 17, ["bias", "residual"]) },
+  { title: "7 rows", inputs: sized(7, 16, 16) },
+  { title: "33 rows, one panel too many", inputs: sized(33, 31, 65, ["residual"]) },
+  { title: "95 rows", inputs: sized(95, 40, 48, ["bias"]) },
+  { title: "96 rows", inputs: sized(96, 64, 300) },
+  { title: "97 rows", inputs: sized(97, 64, 272, ["bias", "residual"]) },
+  { title: "inner 255", inputs: sized(3, 255, 20) },
+  { title: "inner 513", inputs: sized(13, 513, 20, ["bias"]) },
+  { title: "two slabs and a prime in the weight gradient", inputs: sized(1031, 24, 23) },
+  { title: "bf16 weight", inputs: sized(6, 100, 40, ["bias", "halves"]) },
+]
+const activated = ["silu", "softplus"].flatMap((activation) => [
+  { title: `${activation}`, inputs: sized(9, 32, 40), attrs: { activation } },
+  { title: `${activation}, bias and residual`, inputs: sized(34, 19, 21, ["bias", "residual"]), attrs: { activation } },
+])
+
+export const specs: OpSpec[] = [
+  {
+    op: linear,
+    reference,
+    differentiable: ["x", "weight", "bias", "residual"],
+    cases: [
+      ...shapes,
+      ...activated,
+      { title: "512 × 1024 × 1024", inputs: sized(512, 1024, 1024), slow: true, bench: true },
+      { title: "8192 × 384 × 1536", inputs: sized(8192, 384, 1536), slow: true, bench: true },
+    ].map((one) => (one.inputs.weight.dtype === "f32" ? one : { ...one, title: `${one.title}, f32 products` })),
+  },
+  {
+    op: linear,
+    reference,
+    differentiable: ["x", "weight", "bias"],
+    cotangents: ["y", "pre"],
+    cases: [
+      { title: "gradients through pre as well", inputs: sized(6, 10, 7, ["bias"]), attrs: { activation: "silu" } },
+    ],
+  },
+  {
+    op: linear,
+    reference,
+    differentiable: [], // rounding has no derivative; the gradients' own products follow
+    cases: [...shapes.map((one) => ({ ...one, attrs: {} })), ...activated].map(({ title, inputs, attrs }) => ({
+      title: `bf16: ${title}`,
+      inputs,
+      attrs: { ...attrs, precision: "bf16" },
+    })),
+  },
+  ...["f32", "bf16"].flatMap((precision): OpSpec[] => [
+    {
+      op: linearInputGrad,
+      reference: ({ dy, weight }: Record<string, Tensor64>) => {
+        const [rows, out, inner] = [dy!.shape[0]!, dy!.shape[1]!, weight!.shape[1]!]
+        const [left, right] = [rounded(dy!, precision), rounded(weight!, precision)]
+        return {
+          dx: product(
+            [rows, out, inner],
+            (m, k) => left[m * out + k]!,
+            (k, n) => right[k * inner + n]!,
+          ),
+        }
+      },
+      differentiable: [],
+      cases: shapes.map(({ title, inputs: { x, weight } }) => ({
+        title: `${precision}: ${title}`,
+        inputs: { dy: normal([x.shape[0]!, weight.shape[0]!], 5), weight },
+        attrs: { precision },
+      })),
+    },
+    {
+      op: linearWeightGrad,
+      reference: ({ dy, x }: Record<string, Tensor64>) => {
+        const [rows, out, inner] = [dy!.shape[0]!, dy!.shape[1]!, x!.shape[1]!]
+        const [left, right] = [rounded(dy!, precision), rounded(x!, precision)]
+        return {
+          dweight: product(
+            [out, rows, inner],
+            (m, k) => left[k * out + m]!,
+            (k, n) => right[k * inner + n]!,
+          ),
+        }
+      },
+      differentiable: [],
+      cases: shapes.map(({ title, inputs: { x, weight } }) => ({
+        title: `${precision}: ${title}`,
+        inputs: { dy: normal([x.shape[0]!, weight.shape[0]!], 5), x },
+        attrs: { precision },
+      })),
+    },
+  ]),
+  {
+    op: activationGrad,
+    reference: ({ dy, pre }: Record<string, Tensor64>, { activation }: LinearAttrs) => ({
+      dx: dy!.data.map((value, i) => value * functions[activation]![1](pre!.data[i]!)),
+    }),
+    differentiable: [],
+    cases: ["none", "silu", "softplus"].map((activation) => ({
+      title: activation,
+      inputs: { dy: normal([3, 1367], 1), pre: uniform([3, 1367], 2, -30, 30) },
+      attrs: { activation },
+    })),
+  },
+]
