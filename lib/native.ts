@@ -118,7 +118,7 @@ export class Store {
   }
 
   /** Writes bytes of a stored value, at an offset in bytes; makes it (with zeros) if it is new. */
-  upload(kind: StoredKind, slot: Omit<Slot, "sizeBytes">, bytes: HostArray, offset = 0): Promise<void> {
+  async upload(kind: StoredKind, slot: Omit<Slot, "sizeBytes">, bytes: HostArray, offset = 0): Promise<void> {
     const { name, dtype, shape } = slot
     return settled(() =>
       addon().upload(this.#live, storages.indexOf(kind), name, dtypes.indexOf(dtype), shape, bytes, offset))
@@ -208,7 +208,7 @@ export class Executable {
   }
 
   /** Seconds spent in each node over all runs so far, in the order of `program.nodes`. */
-  profile(): Promise<number[]> {
+  async profile(): Promise<number[]> {
     const handle = this.#handle
     expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
     return settled(() => addon().profile(handle))

@@ -50,7 +50,7 @@ function checkOptionNames(cli: Cli): void {
   for (const name of Object.keys(cli.options)) {
     if (name === "--" || known.includes(name)) continue
     const dashed = (word: string) => `--${word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
-    throw new SelscanError("BAD_OPTION", `${command.name}: unknown option ${dashed(name)}, ${suggestion(dashed(name), known.map(dashed))}`)
+    throw new SelscanError("BAD_OPTION", `${command.name}: unknown option ${dashed(name)}, ${suggestion(dashed(name), known.filter((one) => one.length > 1).map(dashed))}`)
   }
 }
 

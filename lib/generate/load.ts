@@ -44,7 +44,7 @@ export async function load(name: string, options: ModelOptions = {}): Promise<Mo
   expect(config.vocab === 256, "BAD_CHECKPOINT", () =>
     `${folder}: a model over the 256 bytes is expected, got a vocabulary of ${config.vocab}; subword tokenizers are not read`)
   await using file = await openSafetensors(join(folder, "model.safetensors"))
-  return loadWeights(file, config, options)
+  return await loadWeights(file, config, options) // awaited: the file is open until then
 }
 
 /** Puts the tensors of an open file onto a device as a model of that configuration. */

@@ -32,20 +32,20 @@ std::string mismatch(const Tensor& tensor, const std::string& pattern, std::map<
 
 std::string dimsMismatch(const Call& call, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs) {
   std::map<std::string, int64_t> sizes;
-  const auto compare = [&](std::span<const Tensor> tensors, std::initializer_list<const char*> patterns, const char* side) {
+  const auto compare = [&](std::span<const Tensor> tensors, std::initializer_list<const char*> patterns, const char* side, bool optional) {
     check(tensors.size() == patterns.size(), "NATIVE", "kernel: has ", patterns.size(), " ", side, "s, got ", tensors.size());
     for (size_t i = 0; i < tensors.size(); i++) {
       std::string pattern = patterns.begin()[i];
-      const bool optional = pattern.starts_with("? ") || tensors.data() == call.outputs.data();
-      if (pattern.starts_with("? ")) pattern.erase(0, 2);
-      if (optional && tensors[i].shape.rank == 0) continue;
+      const bool marked = pattern.starts_with("? ");
+      if ((marked || optional) && tensors[i].shape.rank == 0) continue;
+      if (marked) pattern.erase(0, 2);
       const std::string wrong = mismatch(tensors[i], pattern, sizes);
       if (!wrong.empty()) return std::string(side) + " " + std::to_string(i) + " is " + wrong;
     }
     return std::string();
   };
-  const std::string wrong = compare(call.inputs, inputs, "input");
-  return wrong.empty() ? compare(call.outputs, outputs, "output") : wrong;
+  const std::string wrong = compare(call.inputs, inputs, "input", false);
+  return wrong.empty() ? compare(call.outputs, outputs, "output", true) : wrong;
 }
 
 void checkNoScalar(const Call& call) {

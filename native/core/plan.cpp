@@ -5,23 +5,23 @@
 
 namespace selscan {
 
-Plan planArena(const std::vector<Lifetime>& lifetimes) {
-  constexpr size_t Alignment = 64;
-  const auto padded = [&](size_t i) { return (lifetimes[i].bytes + Alignment - 1) / Alignment * Alignment; };
-  std::vector<size_t> order(lifetimes.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return lifetimes[a].bytes > lifetimes[b].bytes; });
+namespace {
 
+constexpr size_t Alignment = 64;
+size_t padded(const Lifetime& lifetime) { return (lifetime.bytes + Alignment - 1) / Alignment * Alignment; }
+
+// Places blocks in the order given, each at the lowest offset that is free throughout its life.
+Plan placeInOrder(const std::vector<Lifetime>& lifetimes, const std::vector<size_t>& order) {
   Plan plan{std::vector<size_t>(lifetimes.size(), 0), 0};
   std::vector<size_t> placed;  // by rising offset
   for (const size_t block : order) {
-    const size_t bytes = padded(block);
+    const size_t bytes = padded(lifetimes[block]);
     if (bytes == 0) continue;
     size_t offset = 0;
     for (const size_t other : placed) {
       if (lifetimes[other].last < lifetimes[block].first || lifetimes[block].last < lifetimes[other].first) continue;
       if (plan.offsets[other] >= offset + bytes) break;  // the gap before `other` is wide enough
-      offset = std::max(offset, plan.offsets[other] + padded(other));
+      offset = std::max(offset, plan.offsets[other] + padded(lifetimes[other]));
     }
     plan.offsets[block] = offset;
     plan.peakBytes = std::max(plan.peakBytes, offset + bytes);
@@ -29,6 +29,22 @@ Plan planArena(const std::vector<Lifetime>& lifetimes) {
     placed.insert(at, block);
   }
   return plan;
+}
+
+}  // namespace
+
+Plan planArena(const std::vector<Lifetime>& lifetimes) {
+  std::vector<size_t> order(lifetimes.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto byKey = [&](auto key) {
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return key(lifetimes[a]) > key(lifetimes[b]); });
+    return placeInOrder(lifetimes, order);
+  };
+  Plan best = byKey([](const Lifetime& l) { return l.bytes; });
+  for (Plan other : {byKey([](const Lifetime& l) { return static_cast<double>(l.bytes) * (l.last - l.first + 1); }),
+                     byKey([](const Lifetime& l) { return l.last - l.first; })})
+    if (other.peakBytes < best.peakBytes) best = std::move(other);
+  return best;
 }
 
 }  // namespace selscan

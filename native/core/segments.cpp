@@ -11,8 +11,12 @@ void checkHostInput(const Tensor& tensor, const char* name) {
 }
 
 void SlotUse::add(int64_t index, int64_t from, int64_t to, int64_t slots) {
-  selscan::check(from >= 0 && from < slots, "BAD_INPUT", where_, ": from is a slot in [0, ", slots, "), got ", from, " in ", one_, " ", index);
-  selscan::check(to >= 0 && to < slots, "BAD_INPUT", where_, ": to is a slot in [0, ", slots, "), got ", to, " in ", one_, " ", index);
+  const auto judge = [&](const char* end, int64_t slot) {
+    selscan::check(slot >= 0 && slot < slots, "BAD_INPUT", where_, ": ", end, " is a slot in [0, ", slots, "), got ", slot, " in ",
+                   one_, " ", index);
+  };
+  judge("from", from);
+  judge("to", to);
   if (from > 0) reads_.push_back({from, index});
   if (to > 0) writes_.push_back({to, index});
 }
@@ -37,11 +41,11 @@ void checkSegments(const Call&, const Tensor& segments, int64_t rows, int64_t sl
   int64_t after = 0;
   for (int64_t s = 0; s < segments[0]; s++) {
     const auto [begin, end, position, from, to] = segmentAt(segments.i32(), s);
-    check(begin >= 0 && begin <= end && end <= rows, "BAD_INPUT", "segments: rows [begin, end) lie in [0, ", rows, "), got [", begin, ", ",
-          end, ") in segment ", s);
+    check(begin >= 0 && begin <= end && end <= rows, "BAD_INPUT", "segments: rows [begin, end) lie in [0, ", rows, "), got [",
+          begin, ", ", end, ") in segment ", s);
     if (begin == end) continue;
-    check(begin >= after, "BAD_INPUT", "segments: rows rise from segment to segment without overlap, got begin ", begin, " in segment ", s,
-          " after row ", after - 1, " was taken");
+    check(begin >= after, "BAD_INPUT", "segments: rows rise from segment to segment without overlap, got begin ", begin,
+          " in segment ", s, " after row ", after - 1, " was taken");
     check(position >= 0 && int64_t{position} + (end - begin) <= std::numeric_limits<int32_t>::max(), "BAD_INPUT",
           "segments: positions are in [0, 2^31), got ", position, " in segment ", s, " of ", end - begin, " rows");
     after = end;

@@ -112,8 +112,8 @@ void checkIds(const Tensor& ids, int64_t vocab) {
   if (ids.storage != Storage::input || !ids) return;
   for (int64_t row = 0; row < ids[0]; row++) {
     const int32_t id = ids.i32()[row];
-    check(id >= -1 && id < vocab, "BAD_INPUT", "embedding: ids are in [0, ", vocab, ") or -1 for a spare row, got ", id, " in row ", row,
-          "; was the text encoded with another tokenizer?");
+    check(id >= -1 && id < vocab, "BAD_INPUT", "embedding: ids are in [0, ", vocab, ") or -1 for a spare row, got ", id,
+          " in row ", row, "; was the text encoded with another tokenizer?");
   }
 }
 

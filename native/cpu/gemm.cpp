@@ -143,7 +143,8 @@ void multiplySlabs(Product product, const Right& b, int64_t rows, std::byte* roo
     const int64_t depth = whole.inner - k < SlabRows ? whole.inner - k : SlabRows;
     const int64_t skipped = k * b.innerStride * static_cast<int64_t>(sizeBytes(b.dtype));
     product.a.data = a.data + k * a.innerStride;
-    product.b = packPanels({b.data + skipped, b.dtype, b.innerStride, b.columnStride}, {whole.precision, depth, whole.columns}, room);
+    const Right slab{b.data + skipped, b.dtype, b.innerStride, b.columnStride};
+    product.b = packPanels(slab, {whole.precision, depth, whole.columns}, room);
     multiply(product, rows);
     product.continued = true;
   }

@@ -7,7 +7,8 @@
 //
 // A panel is [steps][16] words of 32 bits. In precision f32 a step is one k and a word an f32; in bf16 a step is two k and
 // a word a pair of bf16, the even k in its low half. That one layout feeds vdpbf16ps, AMX tiles, and plain multiply-adds
-// after unpacking. Columns past the last and k past the last are zeros; panels of bf16 are a multiple of 16 steps (a tile) long.
+// after unpacking. Columns past the last and k past the last are zeros; panels of bf16 are
+// padded to a multiple of 16 steps (a tile).
 //
 // SELSCAN_AMX=emulate in the environment runs the AMX kernel on tiles made of plain arrays: its packing, blocking and tails
 // can be tested on any machine.
@@ -99,7 +100,8 @@ void multiply(const Product& product, int64_t rows, After&& after) {
   const int64_t across = (panels + wide - 1) / wide, down = (rows + RowBlock - 1) / RowBlock;
   parallel(across * down, [&](int64_t task) {
     const int64_t row = task / across * RowBlock, panel = task % across * wide;
-    const Block block{row, row + RowBlock < rows ? row + RowBlock : rows, panel, panel + wide < panels ? panel + wide : panels};
+    const int64_t rowEnd = row + RowBlock < rows ? row + RowBlock : rows;
+    const Block block{row, rowEnd, panel, panel + wide < panels ? panel + wide : panels};
     run(product, block);
     after(block);
   });

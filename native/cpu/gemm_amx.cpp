@@ -11,6 +11,7 @@ namespace {
 
 constexpr int TileSide = 16;  // rows of a tile, and 32-bit words in one of its rows
 constexpr int64_t Side = 2 * TileSide;
+constexpr size_t RowBytes = TileSide * sizeof(uint32_t);
 
 // load, zero and store move a tile; multiply<C, A, B> adds A·B to C.
 struct EmulatedTiles {
@@ -30,18 +31,18 @@ struct EmulatedTiles {
   template <int Tile>
   static void load(const void* from, int64_t strideWords) {
     for (int row = 0; row < TileSide; row++)
-      std::memcpy(file().words[Tile][row], static_cast<const uint32_t*>(from) + row * strideWords, TileSide * sizeof(uint32_t));
+      std::memcpy(file().words[Tile][row], static_cast<const uint32_t*>(from) + row * strideWords, RowBytes);
   }
   template <int Tile>
   static void store(void* to, int64_t strideWords) {
     for (int row = 0; row < TileSide; row++)
-      std::memcpy(static_cast<uint32_t*>(to) + row * strideWords, file().words[Tile][row], TileSide * sizeof(uint32_t));
+      std::memcpy(static_cast<uint32_t*>(to) + row * strideWords, file().words[Tile][row], RowBytes);
   }
   template <int C, int A, int B>
   static void multiply() {
     for (int m = 0; m < TileSide; m++)
       for (int n = 0; n < TileSide; n++) {
-        float even = 0, odd = 0;  // the two halves of the pairs are summed apart, as the instruction does
+        float even = 0, odd = 0;  // the two halves of the pairs are summed apart, as Intel's manual has it
         for (int k = 0; k < TileSide; k++) {
           const uint32_t a = file().words[A][m][k], b = file().words[B][k][n];
           even += fromBf16(static_cast<uint16_t>(a)) * fromBf16(static_cast<uint16_t>(b));
@@ -110,7 +111,9 @@ struct SquareArguments {
 #undef ISA
 
 namespace selscan::cpu {
-void productTilesEmulated(const Product& product, const Block& block) { emulated::productSquares<EmulatedTiles>(product, block); }
+void productTilesEmulated(const Product& product, const Block& block) {
+  emulated::productSquares<EmulatedTiles>(product, block);
+}
 }  // namespace selscan::cpu
 
 #if SELSCAN_X86
@@ -122,16 +125,18 @@ struct HardwareTiles {
   // The shape of the eight tiles: 16 rows of 64 bytes. A thread's tiles are configured for the time of a block and given
   // back after it: a thread that keeps them makes every switch to it dearer.
   static void begin() {
-    struct alignas(64) {
+    struct alignas(64) Shape {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t rowBytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } shape;
+    };
+    static constexpr Shape shape{};  // not on the stack: GCC's intrinsic says that it reads eight bytes of the 64
     _tile_loadconfig(&shape);
   }
   static void end() { _tile_release(); }
 // A tile's number is part of the instruction; GCC's intrinsics paste it, so it has to be written out.
-#define EACH_TILE(statement) statement(0) statement(1) statement(2) statement(3) statement(4) statement(5) statement(6) statement(7)
+#define EACH_TILE(statement) \
+  statement(0) statement(1) statement(2) statement(3) statement(4) statement(5) statement(6) statement(7)
   template <int Tile>
   static void zero() {
 #define ZERO(n) \

@@ -35,7 +35,9 @@ struct MultiplyDots {
 }  // namespace selscan::avx512bf16
 
 namespace selscan::cpu {
-void productDots(const Product& product, const Block& block) { avx512bf16::blockProduct<avx512bf16::MultiplyDots>(product, block); }
+void productDots(const Product& product, const Block& block) {
+  avx512bf16::blockProduct<avx512bf16::MultiplyDots>(product, block);
+}
 }  // namespace selscan::cpu
 #undef ISA
 SELSCAN_POP_TARGET

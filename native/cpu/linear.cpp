@@ -137,12 +137,19 @@ std::string linearLimit(const Call& call) {
   return limit.empty() ? activationLimit(call) : limit;
 }
 
+const Preparation* prepareForward(const Call& call, int input) {
+  return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr;
+}
+const Preparation* prepareBackward(const Call& call, int input) {
+  return input == 1 ? backwardPanels(precisionOf(call.attributes)) : nullptr;
+}
+
 }  // namespace
 
-KERNEL(linear, cpu, "x weight bias? residual? -> y pre; activation precision", .run = DISPATCH(linear), .limit = linearLimit,
-       .prepare = [](const Call& call, int input) { return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr; })
-KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision", .run = linearInputGrad, .limit = precisionLimit,
-       .prepare = [](const Call& call, int input) { return input == 1 ? backwardPanels(precisionOf(call.attributes)) : nullptr; })
+KERNEL(linear, cpu, "x weight bias? residual? -> y pre; activation precision", .run = DISPATCH(linear),
+       .limit = linearLimit, .prepare = prepareForward)
+KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision", .run = linearInputGrad,
+       .limit = precisionLimit, .prepare = prepareBackward)
 KERNEL(linearWeightGrad, cpu, "dy x -> dweight; precision", .run = linearWeightGrad, .limit = precisionLimit,
        .workspaceBytes = [](const Call& call) {
          const auto [dy, x] = call.in<2>();

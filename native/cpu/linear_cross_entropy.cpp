@@ -3,8 +3,9 @@
 // Forward: a task takes 96 rows through the vocabulary in chunks of 256 logits that stay in L2, keeping for each row the
 // greatest logit, the sum of exponentials against it, the sum of logits and the target's logit. Gradient: logits are
 // computed again in pieces of 2048 rows × 1024 words (8 MB), turned into dlogits where they lie, and multiplied
-// with the weight and with x while they are in L3; dx continues over the chunks and dweight over the rows in order, so every element
-// is one sum in one order. Bound by multiply-adds: one product forward, three backward.
+// with the weight and with x while they are in L3; dx continues over the chunks and dweight over the rows in order, so every
+// element is one sum in one order. Bound by multiply-adds: one product forward, three backward. One core of an AMD EPYC
+// (Zen 5), AVX-512, 2026-11-22, 16384×384×256 as well as 4096×512×50280: 0.7 of the f32 peak, bf16 1.6 to 1.9 times that.
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -149,11 +150,14 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
   cpu::multiply({{rows, dim, 1}, panels, dlogits, piece.words}, piece.rows,
                 [&](const cpu::Block& block) { gradient.apply(loss, block); });
   if (dx) {
-    const cpu::Product product{{dlogits, piece.words, 1}, {precision, piece.words, dim}, dx.f32() + piece.row * dim, dim, piece.word > 0};
-    cpu::multiplySlabs(product, {weight.data + piece.word * dim * elementBytes, weight.dtype, dim, 1}, piece.rows, room);
+    float* c = dx.f32() + piece.row * dim;
+    const cpu::Product product{{dlogits, piece.words, 1}, {precision, piece.words, dim}, c, dim, piece.word > 0};
+    const cpu::Right words{weight.data + piece.word * dim * elementBytes, weight.dtype, dim, 1};
+    cpu::multiplySlabs(product, words, piece.rows, room);
   }
   if (dweight) {
-    const cpu::Product product{{dlogits, 1, piece.words}, {precision, piece.rows, dim}, dweight.f32() + piece.word * dim, dim, piece.row > 0};
+    float* c = dweight.f32() + piece.word * dim;
+    const cpu::Product product{{dlogits, 1, piece.words}, {precision, piece.rows, dim}, c, dim, piece.row > 0};
     cpu::multiplySlabs(product, {reinterpret_cast<const std::byte*>(rows), Dtype::f32, dim, 1}, piece.words, room);
   }
 }
@@ -209,8 +213,8 @@ void checkTargets(const Call& call, const Tensor& targets, int64_t vocab) {
   const auto ignore = static_cast<int32_t>(call.attributes.number("ignore"));
   for (int64_t row = 0; row < targets[0]; row++) {
     const int32_t target = targets.i32()[row];
-    check((target >= 0 && target < vocab) || target == ignore, "BAD_INPUT", "linearCrossEntropy: targets are in [0, ", vocab, ") or ",
-          ignore, " to be ignored, got ", target, " in row ", row);
+    check((target >= 0 && target < vocab) || target == ignore, "BAD_INPUT", "linearCrossEntropy: targets are in [0, ", vocab,
+          ") or ", ignore, " to be ignored, got ", target, " in row ", row);
   }
 }
 
@@ -225,15 +229,19 @@ size_t gradientBytes(const Call& call) {
   return pieceBytes(x[0], weight[0]) + slabBytes(precisionOf(call.attributes), longest, x[1]);
 }
 
+const Preparation* panelsOf(const Call& call, bool weight) {
+  return weight ? forwardPanels(precisionOf(call.attributes)) : nullptr;
+}
+
 }  // namespace
 
-KERNEL(linearCrossEntropy, cpu, "x weight targets -> losses logsumexp; ignore smoothing precision", .run = DISPATCH(linearCrossEntropy),
-       .limit = precisionLimit, .workspaceBytes = forwardBytes,
-       .prepare = [](const Call& call, int input) { return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr; },
+KERNEL(linearCrossEntropy, cpu, "x weight targets -> losses logsumexp; ignore smoothing precision",
+       .run = DISPATCH(linearCrossEntropy), .limit = precisionLimit, .workspaceBytes = forwardBytes,
+       .prepare = [](const Call& call, int input) { return panelsOf(call, input == 1); },
        .checkInputs = [](const Call& call) { checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
 KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight targets logsumexp -> dx dweight; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropyGrad), .limit = precisionLimit, .workspaceBytes = gradientBytes,
-       .prepare = [](const Call& call, int input) { return input == 2 ? forwardPanels(precisionOf(call.attributes)) : nullptr; },
+       .prepare = [](const Call& call, int input) { return panelsOf(call, input == 2); },
        .checkInputs = [](const Call& call) { checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
 
 }  // namespace selscan::cpu

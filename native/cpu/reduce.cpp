@@ -97,8 +97,10 @@ void broadcast(const Call& call) {
 }  // namespace selscan::ISA
 #else
 namespace selscan::cpu {
-static size_t elementBlocks(const Call& call) { return static_cast<size_t>((call.inputs[0].elements() + 4095) / 4096) * sizeof(double); }
-static size_t rowBlocks(const Call& call) {
+static size_t elementBlocks(const Call& call) {  // one f64 for each block of 4096
+  return static_cast<size_t>((call.inputs[0].elements() + 4095) / 4096) * sizeof(double);
+}
+static size_t rowBlocks(const Call& call) {  // one line of f64 for each block of 64 rows
   const auto [x] = call.in<1>();
   return static_cast<size_t>((x[0] + 63) / 64 * x[1]) * sizeof(double);
 }

@@ -84,7 +84,9 @@ void rmsNormBackward(const Call& call) {
       const int64_t at = row * dim;
       const F32 scale = set(inverse[row]);
       const auto given = [=](int64_t i, int n) { return gradient ? load(gradient + at + i, n) : set(0.0f); };
-      const float dot = sumOver(dim, [=](int64_t i, int n) { return given(i, n) * load(gain + i, n) * (load(from + at + i, n) * scale); });
+      const float dot = sumOver(dim, [=](int64_t i, int n) {
+        return given(i, n) * load(gain + i, n) * (load(from + at + i, n) * scale);
+      });
       const F32 mean = set(dot / static_cast<float>(dim));
       overRow(dim, [=](int64_t i, int n) {
         const F32 d = given(i, n), normal = load(from + at + i, n) * scale;
@@ -121,6 +123,7 @@ static size_t partialBytes(const Call& call) {
   return static_cast<size_t>((x[0] + 31) / 32 * x[1]) * 2 * sizeof(float);
 }
 KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps", .run = DISPATCH(rmsNormForward))
-KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight rstd -> dx dweight dbias", .run = DISPATCH(rmsNormBackward), .workspaceBytes = partialBytes)
+KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight rstd -> dx dweight dbias", .run = DISPATCH(rmsNormBackward),
+       .workspaceBytes = partialBytes)
 }  // namespace selscan::cpu
 #endif

@@ -3,7 +3,12 @@
 // A task is one vector of channels × one segment; it walks the segment in chunks of 64 rows: first Δ = softplus(delta + bias)
 // and Δ·x of all rows, then the recurrence with up to 16 states in registers, then the gate. B and C are broadcast
 // operands from L1. States are transposed between [channel][state] in memory and [state][lane] here, once per segment
-// and chunk.
+// and chunk. Vectors of channels end at the edge of a group: with fewer than 16 channels per group, lanes idle.
+//
+// Bound by the exponentials: 9 of 12 vector instructions per state. 512 rows × 1024 channels, state 16, with z, D and bias, on
+// an AMD EPYC (Zen 5), AVX-512, 2026-11-22, beside other work: 2.4–2.6 ns per channel·token on one core, 1.6–1.8 times that
+// speed on two; 27–40 times a plain scalar loop with expf. State 64: 7 ns. AVX2: 6.9 ns. A single row pays for its transposes:
+// 20 ns per channel.
 #include "core/dims.h"
 #include "cpu/selective_scan.h"
 #include "cpu/threads.h"

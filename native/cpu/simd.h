@@ -38,9 +38,10 @@ inline F32 min(F32 a, F32 b) SELSCAN_EACH_LANE(a.v[i] < b.v[i] ? a.v[i] : b.v[i]
 inline F32 max(F32 a, F32 b) SELSCAN_EACH_LANE(a.v[i] > b.v[i] ? a.v[i] : b.v[i])
 inline F32 sqrt(F32 a) SELSCAN_EACH_LANE(std::sqrt(a.v[i]))
 inline F32 abs(F32 a) SELSCAN_EACH_LANE(std::fabs(a.v[i]))
+inline float wholePart(float x, float shift) { return (x + shift) - shift; }
 // To nearest even. Adding ±2^23 leaves no bits for a fraction; larger numbers are whole already.
 inline F32 round(F32 a)
-    SELSCAN_EACH_LANE(std::fabs(a.v[i]) < 8388608.0f ? (a.v[i] + std::copysign(8388608.0f, a.v[i])) - std::copysign(8388608.0f, a.v[i]) : a.v[i])
+    SELSCAN_EACH_LANE(std::fabs(a.v[i]) < 8388608.0f ? wholePart(a.v[i], std::copysign(8388608.0f, a.v[i])) : a.v[i])
 // a > b ? x : y, per lane.
 inline F32 selectGreater(F32 a, F32 b, F32 x, F32 y) SELSCAN_EACH_LANE(a.v[i] > b.v[i] ? x.v[i] : y.v[i])
 // x·2^n for x in [½, 2) and integral n ≤ 129: infinity above 2^128; 0 for n ≤ −123 (avx512 keeps what f32 can hold).
@@ -195,7 +196,12 @@ inline float sum(F32 a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-inline float maximum(F32 a) { return _mm512_reduce_max_ps(a.v); }
+inline float maximum(F32 a) {
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
 inline F32 loadBf16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};

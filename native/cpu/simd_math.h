@@ -19,7 +19,7 @@ inline F32 exp2(F32 x) {
 // e^x = 2^n·e^r with n whole and |r| ≤ ½ ln 2; e^r by a polynomial of degree 6 (minimax, relative error 3e-9). ln 2 stands in
 // two parts, of which n·(first part) is exact, so that large |x| loses nothing. Results under 2^−123 may be 0.
 inline F32 exp(F32 x) {
-  x = withinScale(x, 89.5f);
+  x = max(set(-128.0f), min(set(89.5f), x));  // far out, rounding would leave r anything but small
   const F32 n = round(x * set(1.4426950408889634f));
   const F32 r = fma(n, set(2.12194440e-4f), fma(n, set(-0.693359375f), x));
   F32 p = fma(set(1.3820735039189458e-3f), r, set(8.368677459657192e-3f));

@@ -16,6 +16,8 @@ export interface Entry {
   readonly path: string
   /** The op; for models, the kind of model and what is done with it: `mamba train_steps`. */
   readonly family: string
+  /** Why the kind of a model could not be found out: the case fails. */
+  readonly fault?: string
 }
 
 export interface Outcome {
@@ -44,8 +46,12 @@ export async function listCases(folder: string): Promise<Entry[]> {
   }
   const entries = cases.map(async ({ file, op }) => {
     const path = join(folder, file)
-    const ofModel = op === "language_model" || op === "train_steps"
-    return { file, path, family: ofModel ? `${await modelKind(dirname(path))} ${op}` : op }
+    if (op !== "language_model" && op !== "train_steps") return { file, path, family: op }
+    try {
+      return { file, path, family: `${await modelKind(dirname(path))} ${op}` }
+    } catch (error) {
+      return { file, path, family: op, fault: (error as Error).message }
+    }
   })
   return [...(await Promise.all(entries)), ...(await torchSaveFiles(folder))]
 }
@@ -53,6 +59,9 @@ export async function listCases(folder: string): Promise<Entry[]> {
 /** Runs one case. A wrong result, an error, a tensor not compared and an input not read each make it fail. */
 export async function runCase(entry: Entry): Promise<Outcome> {
   const family = byOp.get(entry.family)
+  const fault =
+    entry.fault ?? (existsSync(entry.path) ? undefined : `${entry.path}: a golden file is expected, got none`)
+  if (fault !== undefined) return { entry, status: "failed", compared: 0, failures: [fault] }
   if (family === undefined) return { entry, status: "skipped", compared: 0, failures: [] }
   let comparisons: readonly Comparison[] = []
   const failures: string[] = []
@@ -113,9 +122,9 @@ async function modelKind(folder: string): Promise<string> {
     if (existsSync(join(at, "megabyte.json"))) return "megabyte"
     if (!existsSync(join(at, "config.json"))) continue
     const config: unknown = JSON.parse(await readFile(join(at, "config.json"), "utf8"))
-    const { model_type: type, d_model: dim } = config as { model_type?: unknown; d_model?: unknown }
+    const { model_type: type, d_model: dim } = (config ?? {}) as { model_type?: unknown; d_model?: unknown }
     if (typeof type === "string") return type
     if (dim !== undefined) return "mamba"
   }
-  return "unknown"
+  throw new SelscanError("NOT_FOUND", `${folder}: the configuration of a model is expected, got none that is known`)
 }

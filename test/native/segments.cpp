@@ -10,7 +10,8 @@ namespace selscan::test {
 namespace {
 
 // The message of the refusal, or "" where the segments are accepted.
-std::string refusal(std::initializer_list<Segment> lines, int64_t rows = 10, int64_t slots = 4, Storage storage = Storage::input) {
+std::string refusal(std::initializer_list<Segment> lines, int64_t rows = 10, int64_t slots = 4,
+                    Storage storage = Storage::input) {
   std::vector<Segment> copy(lines);
   Tensor segments;
   segments.data = reinterpret_cast<std::byte*>(copy.data());
@@ -32,7 +33,7 @@ bool refuses(const std::string& message, const char* reason) { return message.fi
 }  // namespace
 
 TEST("segments: rising, disjoint lines with their own slots are accepted") {
-  CHECK(refusal({{0, 4, 0, 0, 1}, {4, 4, 0, 0, 0}, {6, 10, 17, 2, 2}, {0, 0, 0, 0, 0}}) == "", refusal({{0, 4, 0, 0, 1}, {6, 10, 17, 2, 2}}));
+  CHECK(refusal({{0, 4, 0, 0, 1}, {4, 4, 0, 0, 0}, {6, 10, 17, 2, 2}, {0, 0, 0, 0, 0}}) == "");
   CHECK(refusal({{0, 1, 0, 3, 1}, {1, 2, 0, 3, 2}}) == "");                // two continue one slot: a fork
   CHECK(refusal({{0, 1, 0, 99, 99}, {1, 2, 0, -5, 99}}, 10, 0) == "");      // nothing is carried
 }

@@ -10,8 +10,8 @@ import { trace } from "../../lib/graph/program.ts"
 import type { Value } from "../../lib/graph/value.ts"
 import { type HostArray, Store, setThreads } from "../../lib/native.ts"
 import { embedding, embeddingGrad } from "../../lib/ops/embedding.ts"
-import { linearCrossEntropy, linearCrossEntropyGrad } from "../../lib/ops/linear-cross-entropy.ts"
 import { linear, linearInputGrad, linearWeightGrad } from "../../lib/ops/linear.ts"
+import { linearCrossEntropy, linearCrossEntropyGrad } from "../../lib/ops/linear-cross-entropy.ts"
 import { ints, normal, type Tensor64 } from "./spec.ts"
 
 type Tensors = Readonly<Record<string, Tensor64>>

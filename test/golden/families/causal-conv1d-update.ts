@@ -5,7 +5,7 @@ import { causalConv } from "../../../lib/ops/causal-conv.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
 import { type Family, run } from "../family.ts"
-import { permuted, toOurs, toTheirs } from "../layout.ts"
+import { tokenRows, toOurs, toTheirs } from "../layout.ts"
 import { usesSilu } from "./causal-conv1d.ts"
 
 /**
@@ -90,8 +90,7 @@ class Stream {
   }
 
   async runSteps(executable: Awaited<ReturnType<Store["compile"]>>): Promise<Float32Array> {
-    const { shape } = { shape: [this.#batch, this.#inner, this.#length] }
-    const layout = permuted(shape, [0, 2, 1], [this.#batch * this.#length, this.#inner])
+    const layout = tokenRows([this.#batch, this.#inner, this.#length])
     const weight = this.#golden.floats("in.weight")
     const bias = this.#golden.has("in.bias") ? this.#golden.floats("in.bias") : new Float32Array(0)
     const y = new Float32Array(this.#x.length)

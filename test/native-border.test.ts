@@ -1,0 +1,270 @@
+/**
+ * The border under abuse: whatever is passed, whenever it is disposed, aborted or terminated, there is one error with a
+ * code, and the process goes on.
+ */
+import { execFile } from "node:child_process"
+import { setTimeout as delay } from "node:timers/promises"
+import { promisify } from "node:util"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
+import { Worker } from "node:worker_threads"
+import test from "ava"
+import fc from "fast-check"
+import { SelscanError } from "../lib/errors.ts"
+import { addon, type Executable, Store, setThreads } from "../lib/native.ts"
+import { chain, onHost, randomPrograms } from "./native-border/programs.ts"
+
+const property = { seed: 20, numRuns: Number(process.env["FUZZ_RUNS"] ?? 300), endOnFailure: true }
+const loop = new URL("./native-border/loop.ts", import.meta.url)
+// Node 20 does not hand the loader of TypeScript on to workers.
+const worker = (runs: number) =>
+  new Worker(`import("tsx/esm/api").then(({ register }) => (register(), import("${loop}")))`, { eval: true, workerData: { runs } })
+
+async function opened(nodes = 2, elements = 8): Promise<{ store: Store; executable: Executable; x: Float32Array }> {
+  const store = new Store("cpu")
+  return { store, executable: await store.compile(chain(nodes, elements)), x: new Float32Array(elements).fill(1) }
+}
+const long = () => opened(400, 1 << 19) // about half a second
+
+const rejects = (t: import("ava").ExecutionContext, run: () => Promise<unknown>, code: string) =>
+  t.throwsAsync(run, { instanceOf: SelscanError, code })
+
+/** Things that are not what a function expects, and some that are. Sizes stay small or absurd: nothing fills the memory. */
+const garbage = fc.oneof(
+  fc.constantFrom<unknown>(undefined, null, true, Symbol("s"), 1n, () => 1, Number.NaN, Number.POSITIVE_INFINITY),
+  fc.constantFrom(-1, 0, 1, 2, 3, 4, 0.5, 2 ** 31, 2 ** 32, 2 ** 53, -(2 ** 53), 1e300),
+  fc.string({ maxLength: 20 }),
+  fc.constantFrom("cpu", "w", ""),
+  fc.uint8Array({ maxLength: 64 }),
+  fc.constantFrom<() => unknown>(
+    () => new Float32Array(8),
+    () => new DataView(new ArrayBuffer(8), 3),
+    () => new Uint8Array(new SharedArrayBuffer(32)),
+    () => new Proxy([], {}),
+    () => Object.create(Float32Array.prototype),
+    () => ({ get length() { throw new Error("no") } }),
+    () => [[new Float32Array(8)]],
+    () => { const view = new Float32Array(8); structuredClone(view, { transfer: [view.buffer] }); return view },
+    () => Object.defineProperty(new Uint8Array(4096), "buffer", { value: new ArrayBuffer(1) }),
+    () => Object.defineProperty(new Uint8Array(8), "byteLength", { value: 2 ** 40 }),
+    () => { const sizes: unknown[] = []; Object.defineProperty(sizes, 0, { get() { sizes.push(...Array(64).fill(1)); return 1 } }); return sizes },
+  ).map((make) => make()),
+  fc.array(fc.constantFrom<unknown>(1, 2, 3, -1, 1e300, 2 ** 44, "1", null, new Float32Array(8)), { maxLength: 8 }),
+)
+
+test.serial("no function of the addon can be made to crash by its arguments", async (t) => {
+  const native = addon() as unknown as Record<string, (...args: unknown[]) => unknown>
+  const program = chain(2, 8).serialise()
+  let refused = 0
+  await fc.assert(fc.asyncProperty(
+    fc.constantFrom(...Object.keys(native)),
+    fc.array(garbage, { maxLength: 8 }),
+    fc.array(fc.boolean(), { minLength: 8, maxLength: 8 }),
+    async (name, args, keep) => {
+      const store = native["open"]!("cpu") as number
+      const compiled = (await native["compile"]!(store, program)) as { program: number }
+      // Arguments that would be right, some of them replaced: garbage alone would stop at the first check.
+      const right: Record<string, unknown[]> = {
+        setThreads: [2], open: ["cpu"], compile: [store, program], memory: [store], dispose: [store], profile: [compiled.program],
+        upload: [store, 2, "w", 0, [2, 4], new Float32Array(8), 0], download: [store, 2, "w", 0, 0],
+        run: [compiled.program, [new Float32Array(8)], 1], abort: [1], copySlot: [store, 0, 1],
+      }
+      const given = (right[name] ?? []).map((value, i) => (keep[i] || i >= args.length ? value : args[i]))
+      try {
+        await native[name]!(...(keep[7] ? given : args))
+      } catch (error) {
+        t.true(error instanceof Error)
+        refused++
+      }
+      await native["dispose"]!(store)
+    },
+  ), property)
+  t.true(refused > property.numRuns / 4)
+  await setThreads(0)
+})
+
+test("a damaged program is refused", async (t) => {
+  await using store = new Store("cpu")
+  const handle = addon().open(store.device)
+  const good = chain(3, 16).serialise()
+  await fc.assert(fc.asyncProperty(fc.nat(good.length - 1), fc.integer({ min: 1, max: 255 }), async (at, flip) => {
+    const bad = good.slice()
+    bad[at]! ^= flip
+    await t.throwsAsync(async () => addon().compile(handle, bad), { code: "BAD_FILE" })
+    await t.throwsAsync(async () => addon().compile(handle, good.subarray(0, at)), { code: "BAD_FILE" })
+  }), property)
+  await addon().dispose(handle)
+})
+
+test("inputs of the wrong name, type or size are refused, and the program still runs", async (t) => {
+  const { store, executable, x } = await opened()
+  const refuses = (inputs: unknown, message: string) =>
+    t.throwsAsync(() => executable.run(inputs as never), { instanceOf: SelscanError, code: "BAD_INPUT", message: `chain of 2: ${message}` })
+  await refuses({}, "input x is missing")
+  await refuses({ x, X: x }, "unknown input X, known are x")
+  await refuses({ x: x.subarray(1) }, "input x is f32 [8] (32 bytes), got Float32Array of 28 bytes")
+  await refuses({ x: new Int32Array(8) }, "input x is f32 [8] (32 bytes), got Int32Array of 32 bytes")
+  await refuses({ x: null }, "input x is f32 [8] (32 bytes), got object")
+  await refuses(undefined, "inputs are an object of arrays, got undefined")
+  const shared = new Float32Array(new SharedArrayBuffer(32)) // another thread could change it while it is copied
+  await t.throwsAsync(() => executable.run({ x: shared }), { code: "BAD_INPUT", message: /plain ArrayBuffer/ })
+  t.deepEqual((await executable.run({ x }))["y"], x)
+  await store.dispose()
+})
+
+test("the bytes of an input are those of its engine, whatever its properties say", async (t) => {
+  const { store, executable, x } = await opened()
+  const forged = Object.defineProperty(x.slice(), "buffer", { value: new ArrayBuffer(1) })
+  t.deepEqual((await executable.run({ x: forged }))["y"], x)
+  const wide = Float32Array.from([9, 9, ...x, 9])
+  t.deepEqual((await executable.run({ x: wide.subarray(2, 10) }))["y"], x)
+  await store.dispose()
+})
+
+test("inputs may be changed as soon as run returns", async (t) => {
+  const { store, executable } = await opened(50, 1 << 16)
+  const x = new Float32Array(1 << 16).fill(1)
+  const running = executable.run({ x })
+  x.fill(7)
+  t.true((await running)["y"]!.every((value) => value === 1))
+  await store.dispose()
+})
+
+test("stored values are uploaded, read back by range, and refuse another shape", async (t) => {
+  const store = new Store("cpu")
+  const slot = { name: "w", dtype: "f32", shape: [4] } as const
+  await store.upload("weight", slot, Float32Array.of(1, 2, 3, 4))
+  await store.upload("weight", slot, Float32Array.of(9), 8)
+  t.deepEqual(new Float32Array((await store.download("weight", "w")).buffer), Float32Array.of(1, 2, 9, 4))
+  t.deepEqual(new Float32Array((await store.download("weight", "w", 4, 8)).buffer), Float32Array.of(2, 9))
+  await rejects(t, () => store.upload("weight", { ...slot, shape: [5] }, Float32Array.of(1)), "BAD_SHAPE")
+  await rejects(t, () => store.upload("weight", slot, Float32Array.of(1), 16), "BAD_SHAPE")
+  await rejects(t, () => store.upload("weight", { ...slot, name: "huge", shape: [2 ** 40] }, Float32Array.of(1)), "OUT_OF_MEMORY")
+  await rejects(t, () => store.download("weight", "w", 4, 16), "BAD_SHAPE")
+  await rejects(t, () => store.download("weight", "v"), "NOT_FOUND")
+  t.is((await store.memory()).weights, 16)
+  await store.dispose()
+})
+
+test("a device that is not there is said by name", (t) => {
+  t.throws(() => new Store("cuda"), { instanceOf: SelscanError, code: "NO_DEVICE", message: /^device cuda: / })
+})
+
+test.serial("disposing in mid-run waits for the run, which gives its result", async (t) => {
+  const { store, executable, x } = await long()
+  const running = executable.run({ x })
+  await Promise.all([executable.dispose(), store.dispose()])
+  t.deepEqual((await running)["y"], x)
+})
+
+test("nothing can be used after it was disposed, and disposing twice is allowed", async (t) => {
+  const { store, executable, x } = await opened()
+  const second = await store.compile(chain(3, 8))
+  await executable.dispose()
+  await executable.dispose()
+  await rejects(t, () => executable.run({ x }), "DISPOSED")
+  await rejects(t, () => executable.profile(), "DISPOSED")
+  const compiling = store.compile(chain(4, 8))
+  await store.dispose()
+  await store.dispose()
+  await rejects(t, () => compiling, "DISPOSED") // it was on its way when its model went
+  t.true(store.disposed)
+  await rejects(t, () => second.run({ x }), "DISPOSED") // a model takes its programs with it
+  await rejects(t, () => store.compile(chain(2, 8)), "DISPOSED")
+  await rejects(t, () => store.memory(), "DISPOSED")
+  await rejects(t, () => store.download("weight", "w"), "DISPOSED")
+  await rejects(t, () => store.copySlot(0, 1), "DISPOSED")
+})
+
+test.serial("an abort before the run, in the queue and in mid-run ends it as ABORTED", async (t) => {
+  const { store, executable, x } = await long()
+  const before = await t.throwsAsync(executable.run({ x }, { signal: AbortSignal.abort() }), { code: "ABORTED" })
+  t.is(before?.message, "chain of 400: aborted before it began")
+  const controllers = [new AbortController(), new AbortController()]
+  const runs = controllers.map(({ signal }) => executable.run({ x }, { signal }))
+  const outcomes = Promise.allSettled(runs)
+  await delay(30)
+  for (const controller of controllers.toReversed()) controller.abort()
+  const [first, second] = (await outcomes).map((outcome) => (outcome.status === "rejected" ? outcome.reason : undefined))
+  t.regex(first.message, /^chain of 400: aborted at node \d+ of 400$/)
+  t.is(second.message, "chain of 400: aborted before it began")
+  t.is(first.code, "ABORTED")
+  t.regex(first.stack, /native-border\.test/) // the stack is the caller's
+  t.deepEqual((await executable.run({ x }))["y"], x) // nothing is left behind
+  await store.dispose()
+})
+
+test.serial("what runs is not collected with its wrappers", async (t) => {
+  setFlagsFromString("--expose-gc")
+  const collect = runInNewContext("gc") as () => void
+  const start = async () => {
+    const { executable, x } = await opened(200, 1 << 16)
+    return executable.run({ x })
+  }
+  const runs = [start(), start(), start()]
+  for (let i = 0; i < 5; i++) {
+    await delay(5)
+    collect()
+  }
+  for (const outputs of await Promise.all(runs)) t.is(outputs["y"]![0], 1)
+})
+
+test.serial("two workers run at once; one is terminated in mid-run and the other goes on", async (t) => {
+  const next = (from: Worker) => new Promise((resolve, reject) => {
+    from.once("message", resolve)
+    from.once("error", reject)
+  })
+  const [doomed, other] = [worker(1_000_000), worker(40)]
+  await Promise.all([next(doomed), next(other)])
+  const done = next(other)
+  t.is(await doomed.terminate(), 1)
+  t.is(await done, 1)
+  const { store, executable, x } = await opened()
+  t.deepEqual((await executable.run({ x }))["y"], x)
+  await store.dispose()
+})
+
+test.serial("workers that are terminated at any moment leave the process alive", async (t) => {
+  for (let i = 0; i < 6; i++) {
+    const doomed = worker(1_000_000)
+    await new Promise((resolve) => doomed.once("message", resolve))
+    await delay(i)
+    await doomed.terminate()
+  }
+  t.pass()
+})
+
+test.serial("a process ends on its own after its last run, and may exit in the middle of one", async (t) => {
+  const run = promisify(execFile)
+  const command = ["--import=tsx", loop.pathname]
+  const [whole, cut] = await Promise.all([run(process.execPath, [...command, "3"]), run(process.execPath, [...command, "3", "exit"])])
+  t.is(whole.stdout, "running\n1\n")
+  t.is(cut.stdout, "running\n")
+})
+
+test("no two blocks whose lives meet overlap, and random programs compute what the host computes", async (t) => {
+  await using store = new Store("cpu")
+  await fc.assert(fc.asyncProperty(randomPrograms, async (program) => {
+    const executable = await store.compile(program)
+    checkPlacements(executable)
+    const inputs = Object.fromEntries(program.inputs.map(({ name, shape }, i) =>
+      [name, Float32Array.from({ length: shape[0]! }, (_, j) => Math.sin(i + j) / 4)]))
+    const outputs = await executable.run(inputs)
+    for (const [key, want] of Object.entries(onHost(program, inputs))) {
+      const far = want.findIndex((value, i) => Math.abs(value - outputs[key]![i]!) > 1e-4 * Math.abs(value) && Number.isFinite(value))
+      if (far >= 0) throw new Error(`${key}[${far}]: expected ${want[far]}, got ${outputs[key]![far]}\n${program.print()}`)
+    }
+    await executable.dispose()
+  }), property)
+  t.pass()
+})
+
+function checkPlacements({ placements, peakBytes }: Executable): void {
+  placements.forEach(([value, offset, bytes, first, last], i) => {
+    if (offset + bytes > peakBytes) throw new Error(`block of ${value} ends at ${offset + bytes} of ${peakBytes}`)
+    for (const [other, start, size, begin, end] of placements.slice(0, i)) {
+      const meet = first <= end && begin <= last
+      if (meet && offset < start + size && start < offset + bytes) throw new Error(`blocks of ${value} and ${other} overlap`)
+    }
+  })
+}

@@ -1,0 +1,91 @@
+// A program from a file may state any shapes: every kernel of the scan and the convolution refuses those that do not fit
+// together, one changed size or missing dimension at a time.
+#include "core/dims.h"
+
+#include "check.h"
+
+namespace selscan::test {
+namespace {
+
+using Shapes = std::vector<std::vector<int64_t>>;
+constexpr int64_t Rows = 70, Inner = 6, State = 2, Bands = 4, Segments = 3, Slots = 5, Chunks = 5, Width = 3, Tail = 2;
+
+std::vector<Tensor> tensors(const Shapes& shapes, int i32) {
+  std::vector<Tensor> all(shapes.size());
+  for (size_t i = 0; i < shapes.size(); i++) {
+    all[i].dtype = static_cast<int>(i) == i32 ? Dtype::i32 : Dtype::f32;
+    all[i].shape.rank = static_cast<int>(shapes[i].size());
+    for (size_t d = 0; d < shapes[i].size(); d++) all[i].shape.dims[d] = shapes[i][d];
+  }
+  return all;
+}
+
+struct Refusals {
+  const char* kernel;
+  int segments;  // position of the i32 input
+
+  std::string limit(const Shapes& inputs, const Shapes& outputs, int i32) const {
+    const auto in = tensors(inputs, i32), out = tensors(outputs, -1);
+    const Attributes attributes;
+    const Call call{in, out, attributes, *reinterpret_cast<Device*>(const_cast<Tensor*>(in.data()))};
+    return findKernel("cpu", kernel)->info.limit(call);
+  }
+
+  void run(const Shapes& inputs, const Shapes& outputs) const {
+    CHECK(limit(inputs, outputs, segments).empty(), kernel, limit(inputs, outputs, segments));
+    CHECK(!limit(inputs, outputs, -1).empty(), kernel, "segments as f32");
+    for (size_t side = 0; side < 2; side++) {
+      const Shapes& shapes = side == 0 ? inputs : outputs;
+      for (size_t i = 0; i < shapes.size(); i++)
+        for (size_t d = 0; d < shapes[i].size(); d++) {
+          if (shapes[i][d] == Slots) continue;  // any number of slots will do
+          for (const int64_t size : {shapes[i][d] + 1, int64_t{1} << 40}) refuses(inputs, outputs, side, i, [&](auto& s) { s[d] = size; });
+          refuses(inputs, outputs, side, i, [&](auto& s) { s.erase(s.begin() + static_cast<long>(d)); });
+        }
+    }
+  }
+
+  template <class Change>
+  void refuses(Shapes inputs, Shapes outputs, size_t side, size_t i, Change change) const {
+    auto& shape = side == 0 ? inputs[i] : outputs[i];
+    change(shape);
+    if (shape.empty() && (side == 1 || findKernel("cpu", kernel)->inputs[i].ends_with("?"))) return;  // absent
+    CHECK(!limit(inputs, outputs, segments).empty(), kernel, side == 0 ? "input" : "output", i);
+  }
+};
+
+const std::vector<int64_t> rows{Rows, Inner}, bands{Rows, Bands}, states{Segments, Inner, State}, tails{Segments, Inner, Tail},
+    saved{Chunks, Inner, State}, A{Inner, State}, inner{Inner}, weight{Inner, 1, Width}, lines{Segments, 5};
+
+}  // namespace
+
+TEST("selectiveScan refuses shapes that do not fit together") {
+  Refusals{"selectiveScan", 8}.run({rows, rows, A, bands, bands, inner, rows, inner, lines, states, {Slots, Inner, State}}, {rows, states, saved});
+}
+TEST("selectiveScanGrad refuses shapes that do not fit together") {
+  Refusals{"selectiveScanGrad", 10}.run({rows, states, rows, rows, A, bands, bands, inner, rows, inner, lines, saved},
+                                        {rows, rows, A, bands, bands, inner, rows, inner, states});
+}
+TEST("causalConv refuses shapes that do not fit together") {
+  Refusals{"causalConv", 3}.run({rows, weight, inner, lines, tails, {Slots, Inner, Tail}}, {rows, tails, tails});
+}
+TEST("causalConvGrad refuses shapes that do not fit together") {
+  Refusals{"causalConvGrad", 5}.run({rows, tails, rows, weight, inner, lines, tails}, {rows, weight, inner, tails});
+}
+TEST("a scalar in place of an absent tensor is refused when the kernel runs") {
+  float value = 0;
+  Tensor scalar;
+  scalar.data = reinterpret_cast<std::byte*>(&value);
+  const Tensor inputs[] = {scalar};
+  const Attributes attributes;
+  const Call call{inputs, {}, attributes, *reinterpret_cast<Device*>(&value)};
+  std::string code;
+  try {
+    checkNoScalar(call);
+  } catch (const Error& error) {
+    code = error.code;
+  }
+  CHECK(code == "BAD_SHAPE", code);
+}
+
+}  // namespace selscan::test
