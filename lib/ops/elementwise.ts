@@ -58,7 +58,7 @@ export const scaleBy = op({
 /**
  * Exponential: y = e^x.
  *
- * Within 1 unit in the last place; results below 2⁻¹²³ may be 0.
+ * Relative error at most 1.2e-7; results below 2⁻¹²³ may be 0.
  * @example const { y } = exp({ x })
  */
 export const exp = op({
