@@ -34,8 +34,22 @@ interface Addon {
   kernels(): { name: string; device: string; signature: string }[]
   setThreads(count: number): Promise<number>
   open(device: string): number
-  upload(store: number, storage: number, name: string, dtype: number, shape: readonly number[], bytes: HostArray, offset: number): Promise<void>
-  download(store: number, storage: number, name: string, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>
+  upload(
+    store: number,
+    storage: number,
+    name: string,
+    dtype: number,
+    shape: readonly number[],
+    bytes: HostArray,
+    offset: number,
+  ): Promise<void>
+  download(
+    store: number,
+    storage: number,
+    name: string,
+    offset: number,
+    length: number,
+  ): Promise<Uint8Array<ArrayBuffer>>
   compile(store: number, bytes: Uint8Array): Promise<{ program: number; peakBytes: number; placements: Placement[] }>
   run(program: number, inputs: readonly HostArray[], runId: number): Promise<Uint8Array<ArrayBuffer>[]>
   abort(runId: number): void
@@ -86,7 +100,9 @@ async function settled<T>(call: () => Promise<T> | T): Promise<T> {
 
 // A store or program whose wrapper is gone is released; dispose() does so at a chosen time.
 const forgotten = new FinalizationRegistry<number>((handle) => {
-  addon().dispose(handle).catch(() => {})
+  addon()
+    .dispose(handle)
+    .catch(() => {})
 })
 
 let runs = 0
@@ -121,7 +137,8 @@ export class Store {
   async upload(kind: StoredKind, slot: Omit<Slot, "sizeBytes">, bytes: HostArray, offset = 0): Promise<void> {
     const { name, dtype, shape } = slot
     return settled(() =>
-      addon().upload(this.#live, storages.indexOf(kind), name, dtypes.indexOf(dtype), shape, bytes, offset))
+      addon().upload(this.#live, storages.indexOf(kind), name, dtypes.indexOf(dtype), shape, bytes, offset),
+    )
   }
 
   /** Bytes of a stored value; all of them unless a range is given. */
@@ -225,15 +242,23 @@ export class Executable {
   #ordered(inputs: Readonly<Record<string, HostArray>>): HostArray[] {
     const { name } = this.program
     const known = this.#inputs.map((slot) => slot.name)
-    expect(typeof inputs === "object" && inputs !== null, "BAD_INPUT", () => `${name}: inputs are an object of arrays, got ${inputs}`)
+    expect(
+      typeof inputs === "object" && inputs !== null,
+      "BAD_INPUT",
+      () => `${name}: inputs are an object of arrays, got ${inputs}`,
+    )
     for (const key of Object.keys(inputs)) {
       expect(known.includes(key), "BAD_INPUT", () => `${name}: unknown input ${key}, ${suggestion(key, known)}`)
     }
     return this.#inputs.map((slot) => {
       const array = inputs[slot.name]
       expect(array !== undefined, "BAD_INPUT", () => `${name}: input ${slot.name} is missing`)
-      expect(isOf(slot.dtype, array) && array.byteLength === slot.sizeBytes, "BAD_INPUT", () =>
-        `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${ArrayBuffer.isView(array) ? `${array.constructor.name} of ${array.byteLength} bytes` : typeof array}`)
+      expect(
+        isOf(slot.dtype, array) && array.byteLength === slot.sizeBytes,
+        "BAD_INPUT",
+        () =>
+          `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${ArrayBuffer.isView(array) ? `${array.constructor.name} of ${array.byteLength} bytes` : typeof array}`,
+      )
       return array
     })
   }

@@ -25,8 +25,9 @@ const manifest = {
   headers: [...under("core", ".h"), ...under("cpu", ".h"), "native/environment.h"],
   includes: ["native"],
   defines: ["NAPI_VERSION=9", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS"],
-  // No -ffast-math: kernels name the approximations they make. GCC 12 warns of its own intrinsics and strings.
-  cxxflags: ["-std=c++20", "-O3", "-fexceptions", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-psabi", "-Wno-restrict"],
+  // No -ffast-math: kernels name the approximations they make. No contraction: a product and a sum are fused where fma() says
+  // so and nowhere else, or a loop's body and its tail could differ in bits. GCC 12 warns wrongly of its own strings (restrict).
+  cxxflags: ["-std=c++20", "-O3", "-ffp-contract=off", "-fexceptions", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-restrict"],
 }
 
 if (require.main === module) console.log(manifest[process.argv[2]].join(process.argv[3] ?? " "))

@@ -20,13 +20,15 @@ interface Flags {
   stop?: unknown
   precision?: "f32" | "bf16"
   threads?: number
+  stdin?: boolean
   json?: boolean
 }
 
 /** `selscan generate [prompt]`: writes text as it is generated. */
 export function generateCommand(cli: CAC): void {
   cli
-    .command("generate [prompt]", "Generate text after a prompt (read from stdin when it is -)")
+    .command("generate [prompt]", "Generate text after a prompt")
+    .option("--stdin", "Read the prompt from standard input")
     .option("--model <name>", "demo, or a folder with config.json and model.safetensors", { default: "demo" })
     .option("--max-tokens <n>", "Bytes to generate at most", { default: 400 })
     .option("--temperature <t>", "Divides the logits; 0 is greedy", { default: 0.8 })
@@ -46,21 +48,22 @@ export function generateCommand(cli: CAC): void {
 }
 
 async function generate(given: string | undefined, flags: Flags, signal: AbortSignal): Promise<number> {
-  expect(given !== undefined && given !== "", "BAD_OPTION", () =>
-    "generate: a prompt is expected, got none; write it after the command, or - to read it from stdin")
-  const prompt = given === "-" ? readFileSync(0, "utf8") : String(given)
+  expect((given === undefined) === (flags.stdin === true), "BAD_OPTION", () =>
+    "generate: one prompt is expected; write it after the command, or give --stdin to read it from standard input")
+  const prompt = flags.stdin ? readFileSync(0, "utf8") : String(given)
   if (flags.threads !== undefined) await setThreads(flags.threads)
   await using model = await load(String(flags.model), flags.precision === undefined ? {} : { precision: flags.precision })
   const began = performance.now()
   let text = ""
-  if (!flags.json) process.stdout.write(prompt)
+  // The prompt is shown with the first piece: nothing is written for a call that is refused.
+  const show = (piece: string) => flags.json || process.stdout.write(text === "" ? prompt + piece : piece)
   try {
     for await (const piece of model.generate(prompt, { ...optionsOf(flags), signal })) {
-      if (!flags.json) process.stdout.write(piece)
+      show(piece)
       text += piece
     }
   } finally {
-    if (!flags.json) process.stdout.write("\n")
+    if (!flags.json && text !== "") process.stdout.write("\n")
   }
   const seconds = (performance.now() - began) / 1000
   if (flags.json) console.log(JSON.stringify({ prompt, text, tokens: Buffer.byteLength(text), seconds }))

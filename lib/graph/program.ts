@@ -5,7 +5,16 @@
 import { expect } from "../errors.ts"
 import type { Precision, Trace } from "./trace.ts"
 import { record } from "./trace.ts"
-import { type Attribute, type Dtype, dtypeSizeBytes, dtypes, type Node, type Storage, storages, type Value } from "./value.ts"
+import {
+  type Attribute,
+  type Dtype,
+  dtypeSizeBytes,
+  dtypes,
+  type Node,
+  type Storage,
+  storages,
+  type Value,
+} from "./value.ts"
 import { ByteWriter } from "./writer.ts"
 
 const absent = -1

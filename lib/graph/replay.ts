@@ -36,7 +36,11 @@ export interface ReplayExpected {
  */
 export function replayFile(
   program: Program,
-  { stored = [], inputs, expected }: {
+  {
+    stored = [],
+    inputs,
+    expected,
+  }: {
     readonly stored?: readonly ReplayStored[]
     readonly inputs: Readonly<Record<string, Bytes>>
     readonly expected: readonly ReplayExpected[]
@@ -79,8 +83,11 @@ function writeExpected(writer: ByteWriter, where: string, program: Program, expe
     return found
   })
   const updated = expected.filter((entry) => entry.kind !== undefined)
-  expect(outputs.length + updated.length === expected.length, "BAD_INPUT", () =>
-    `${where}: every output is expected once, got ${expected.length - updated.length} for ${outputs.length}`)
+  expect(
+    outputs.length + updated.length === expected.length,
+    "BAD_INPUT",
+    () => `${where}: every output is expected once, got ${expected.length - updated.length} for ${outputs.length}`,
+  )
   writer.u32(expected.length)
   for (const { kind, name, bytes, rtol = 0 } of [...outputs, ...updated]) {
     const slots = kind === undefined ? program.outputSlots : program.stored(kind)
@@ -95,10 +102,20 @@ function writeExpected(writer: ByteWriter, where: string, program: Program, expe
 
 function slotNamed(where: string, kind: string, slots: readonly Slot[], name: string, bytes: Bytes): Slot {
   const slot = slots.find((candidate) => candidate.name === name)
-  expect(slot !== undefined, "BAD_INPUT", () =>
-    `${where}: unknown ${kind} ${name}, ${suggestion(name, slots.map((candidate) => candidate.name))}`)
-  expect(bytes.byteLength === slot.sizeBytes, "BAD_INPUT", () =>
-    `${where}: ${kind} ${name} is ${slot.sizeBytes} bytes, got ${bytes.byteLength}`)
+  expect(
+    slot !== undefined,
+    "BAD_INPUT",
+    () =>
+      `${where}: unknown ${kind} ${name}, ${suggestion(
+        name,
+        slots.map((candidate) => candidate.name),
+      )}`,
+  )
+  expect(
+    bytes.byteLength === slot.sizeBytes,
+    "BAD_INPUT",
+    () => `${where}: ${kind} ${name} is ${slot.sizeBytes} bytes, got ${bytes.byteLength}`,
+  )
   return slot
 }
 

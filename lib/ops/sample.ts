@@ -49,7 +49,8 @@ export const sample = op({
 
 /**
  * Marks the tokens of prompts in the penalty history: for each segment, row `to` of `history` becomes row `from` (zeros for
- * slot 0) with bit 24 set for each of the segment's ids.
+ * slot 0) with bit 24 set for each of the segment's ids. Counts of `from` become bit 24 too: what was generated before a
+ * prompt is context now, and frequency and presence penalties count the tokens of one answer, as in OpenAI's API.
  *
  * ids and segments are inputs of the run. Running throws BAD_INPUT for ids outside the vocabulary and segments that are not
  * well formed; ids of spare rows are not looked at.

@@ -258,6 +258,8 @@ void recordTokens(const Call& call) {
     const auto [begin, end, position, from, to] = segmentAt(lines, s);
     if (begin == end || to == 0) return;
     carry(rows, vocab, from, to);
+    // What an earlier generation added is context now: its counts become the mark of the prompt.
+    for (int64_t id = 0; id < vocab; id++) rows[to * vocab + id] = rows[to * vocab + id] != 0 ? InPrompt : 0;
     for (int64_t row = begin; row < end; row++) rows[to * vocab + tokens[row]] |= InPrompt;
   });
 }

@@ -1,0 +1,121 @@
+import { type SpawnOptions, spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdtempSync, writeFileSync } from "node:fs"
+import { rm } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import test from "ava"
+
+const entry = fileURLToPath(new URL("./entry.ts", import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), "selscan-cli-"))
+test.after.always(() => rm(folder, { recursive: true, force: true }))
+const text = join(folder, "text.txt")
+writeFileSync(text, "pease porridge hot, pease porridge cold. ".repeat(100))
+
+interface Outcome {
+  readonly code: number | null
+  readonly out: string
+  readonly err: string
+}
+
+async function selscan(args: readonly string[], options: SpawnOptions & { input?: string; whenRunning?: (pid: number) => void } = {}): Promise<Outcome> {
+  const { input, whenRunning, ...rest } = options
+  const child = spawn(process.execPath, ["--import=tsx", entry, ...args], { ...rest, stdio: ["pipe", "pipe", "pipe"] })
+  let [out, err] = ["", ""]
+  child.stdout!.on("data", (data: Buffer) => {
+    out += data.toString()
+    whenRunning?.(child.pid!)
+  })
+  child.stderr!.on("data", (data: Buffer) => {
+    err += data.toString()
+  })
+  child.stdin!.end(input ?? "")
+  const [code] = (await once(child, "close")) as [number | null]
+  return { code, out, err }
+}
+
+const tiny = ["--file", text, "--dim", "16", "--layers", "1", "--state", "4", "--batch", "2", "--length", "32", "--validation", "0.02"]
+const model = join(folder, "model")
+
+test.before("a tiny model is trained by the command", async (t) => {
+  const { code, out, err } = await selscan(["train", ...tiny, "--out", model, "--steps", "30", "--rate", "0.01", "--json"])
+  t.is(code, 0, err)
+  const events = out.trim().split("\n").map((line) => JSON.parse(line))
+  t.deepEqual([...new Set(events.map((event) => event.type))], ["step", "validation", "saved"])
+})
+
+test("generate streams text after the prompt, the same for the same seed", async (t) => {
+  const args = ["generate", "pease", "--model", model, "--max-tokens", "20", "--seed", "7"]
+  const [first, second] = await Promise.all([selscan(args), selscan(args)])
+  t.is(first.code, 0, first.err)
+  t.true(first.out.startsWith("pease"))
+  t.is(first.out, second.out)
+})
+
+test("generate --json prints one object, and --stdin reads the prompt from standard input", async (t) => {
+  const { code, out, err } = await selscan(["generate", "--stdin", "--model", model, "--max-tokens", "5", "--json"], { input: "pease" })
+  t.is(code, 0, err)
+  const object = JSON.parse(out)
+  t.is(object.prompt, "pease")
+  t.true(object.seconds > 0 && typeof object.text === "string")
+})
+
+test("eval bpb --json prints one object with bitsPerByte", async (t) => {
+  const { code, out, err } = await selscan(["eval", "bpb", "--model", model, "--file", text, "--json"])
+  t.is(code, 0, err)
+  const { bitsPerByte, bytes } = JSON.parse(out)
+  t.is(bytes, 4100)
+  t.true(bitsPerByte > 0 && bitsPerByte < 8)
+})
+
+test("an interrupted training saves, says how to go on, and goes on", async (t) => {
+  const out = join(folder, "interrupted")
+  let sent = false
+  const interrupted = await selscan(["train", ...tiny, "--out", out, "--steps", "100000", "--json"], {
+    whenRunning: (pid) => {
+      if (!sent) process.kill(pid, "SIGINT")
+      sent = true
+    },
+  })
+  t.is(interrupted.code, 130, interrupted.err)
+  t.regex(interrupted.out, /"type":"saved"/)
+  const refused = await selscan(["train", ...tiny, "--out", out])
+  t.is(refused.code, 2)
+  t.regex(refused.err, /--resume/)
+  const options = await selscan(["train", "--resume", out, "--steps", "3"])
+  t.is(options.code, 2)
+  t.regex(options.err, /keeps its recipe/)
+})
+
+test("wrong usage is one line on stderr and exit code 2, failure 1", async (t) => {
+  const cases: [string[], number, RegExp][] = [
+    [["genrate"], 2, /unknown command genrate, did you mean generate\?/],
+    [["generate", "x", "--temprature", "1"], 2, /unknown option --temprature, did you mean --temperature\?/],
+    [["generate"], 2, /one prompt is expected/],
+    [["generate", "--model", model, ""], 1, /prompt of at least one token/],
+    [["generate", "x", "--model", model, "--temperature", "hot"], 2, /temperature is a number/],
+    [["generate", "x", "--model", join(folder, "absent")], 1, /config\.json/],
+    [["eval", "bpb", "--model", model, "--file", join(folder, "absent")], 1, /no such file/],
+    [["eval", "speed", "--model", model, "--file", text], 2, /the measure is bpb, got speed/],
+    [["eval", "bpb", "--model", model], 2, /name it with --file/],
+    [["train", "--file", text], 2, /name it with --out/],
+    [["train", "--file", text, "--out", join(folder, "x"), "--steps", "many"], 2, /steps is a whole number/],
+  ]
+  for (const [args, code, message] of cases) {
+    const outcome = await selscan(args)
+    t.is(outcome.code, code, args.join(" "))
+    t.regex(outcome.err, message)
+    t.is(outcome.err.trim().split("\n").length, 1, outcome.err)
+    t.is(outcome.out, "")
+  }
+})
+
+test("every command has --help", async (t) => {
+  for (const command of ["generate", "train", "eval"]) {
+    const { code, out } = await selscan([command, "--help"])
+    t.is(code, 0)
+    t.regex(out, /Options:/)
+  }
+  t.regex((await selscan(["--version"])).out, /selscan\/\d/)
+})
