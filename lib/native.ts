@@ -64,7 +64,7 @@ let loaded: Addon | undefined
 /** The addon, loaded on first use: graphs, shapes and gradients work without it. `SELSCAN_ADDON` names another build. */
 export function addon(): Addon {
   if (loaded !== undefined) return loaded
-  const path = process.env["SELSCAN_ADDON"] ?? "../build/Release/selscan.node"
+  const path = process.env.SELSCAN_ADDON ?? "../build/Release/selscan.node"
   try {
     loaded = createRequire(import.meta.url)(path) as Addon
     return loaded

@@ -26,14 +26,31 @@ const colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 export function linePlot({ title, x, y, series, logX = false }: PlotOptions): string {
   const drawn = series.map((one) => ({ ...one, points: one.points.filter((point) => point.every(Number.isFinite)) }))
   const all = drawn.flatMap((one) => one.points)
-  const across = (logX ? scaleLog() : scaleLinear()).domain(extent(all.map(([at]) => at))).range([margin.left, width - margin.right])
-  const up = scaleLinear().domain(extent(all.map(([, at]) => at))).nice().range([height - margin.bottom, margin.top])
-  const path = line<readonly [number, number]>((point) => across(point[0]), (point) => up(point[1]))
+  const across = (logX ? scaleLog() : scaleLinear())
+    .domain(extent(all.map(([at]) => at)))
+    .range([margin.left, width - margin.right])
+  const up = scaleLinear()
+    .domain(extent(all.map(([, at]) => at)))
+    .nice()
+    .range([height - margin.bottom, margin.top])
+  const path = line<readonly [number, number]>(
+    (point) => across(point[0]),
+    (point) => up(point[1]),
+  )
   const parts = [
     text(width / 2, 22, title, 'text-anchor="middle" font-size="15" font-weight="600"'),
-    ...up.ticks(6).map((tick) => grid(margin.left, up(tick), width - margin.right, up(tick))
-      + text(margin.left - 8, up(tick) + 4, up.tickFormat(6)(tick), 'text-anchor="end"')),
-    ...across.ticks(8).map((tick) => text(across(tick), height - margin.bottom + 18, across.tickFormat(8)(tick), 'text-anchor="middle"')),
+    ...up
+      .ticks(6)
+      .map(
+        (tick) =>
+          grid(margin.left, up(tick), width - margin.right, up(tick)) +
+          text(margin.left - 8, up(tick) + 4, up.tickFormat(6)(tick), 'text-anchor="end"'),
+      ),
+    ...across
+      .ticks(8)
+      .map((tick) =>
+        text(across(tick), height - margin.bottom + 18, across.tickFormat(8)(tick), 'text-anchor="middle"'),
+      ),
     text(width / 2, height - 10, x, 'text-anchor="middle"'),
     text(16, height / 2, y, `text-anchor="middle" transform="rotate(-90 16 ${height / 2})"`),
     ...drawn.flatMap((one, i) => [

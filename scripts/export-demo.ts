@@ -30,7 +30,13 @@ await writeWeights(run, join(folder, "model.safetensors"))
 const config = mambaConfigFields(recipe.config, "original")
 const writeConfig = (scores: Record<string, number>) => {
   const { config: _config, ...options } = recipe
-  const extra = { trainedOn: "bytes", recipe: options, steps: progress.step, bytesSeen: progress.bytesSeen, bitsPerByte: scores }
+  const extra = {
+    trainedOn: "bytes",
+    recipe: options,
+    steps: progress.step,
+    bytesSeen: progress.bytesSeen,
+    bitsPerByte: scores,
+  }
   return writeFileAtomically(join(folder, "config.json"), `${JSON.stringify({ ...config, selscan: extra }, null, 2)}\n`)
 }
 await writeConfig({})

@@ -5,7 +5,7 @@
 import { readdirSync } from "node:fs"
 import test from "ava"
 import { gradients } from "../lib/graph/gradient.ts"
-import { Program, trace } from "../lib/graph/program.ts"
+import { type Program, trace } from "../lib/graph/program.ts"
 import type { Trace } from "../lib/graph/trace.ts"
 import type { Value } from "../lib/graph/value.ts"
 import { type HostArray, Store } from "../lib/native.ts"
@@ -13,18 +13,22 @@ import { add } from "../lib/ops/elementwise.ts"
 import { normal, type OpCase, type OpSpec, random, type Tensor64 } from "./ops/spec.ts"
 
 const folder = new URL("./ops/", import.meta.url)
-const files = readdirSync(folder).filter((file) => file.endsWith(".ts") && file !== "spec.ts" && !file.endsWith(".test.ts"))
-const only = process.env["OP"]
+const files = readdirSync(folder).filter(
+  (file) => file.endsWith(".ts") && file !== "spec.ts" && !file.endsWith(".test.ts"),
+)
+const only = process.env.OP
 
 // All are loaded before the first test is declared: ava wants declarations in one turn.
-const modules = await Promise.all(files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>))
+const modules = await Promise.all(
+  files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>),
+)
 
 for (const { specs } of modules) {
   for (const spec of specs) {
     const { name } = spec.op.definition
     if (only !== undefined && only !== name) continue
     for (const opCase of spec.cases) {
-      if (opCase.slow && process.env["SLOW"] === undefined && process.env["CI"] === undefined) continue
+      if (opCase.slow && process.env.SLOW === undefined && process.env.CI === undefined) continue
       test(`${name} equals its reference: ${opCase.title}`, (t) => againstReference(t, spec, opCase))
       if (spec.differentiable.length === 0) continue
       test(`${name} has the gradient of its reference: ${opCase.title}`, (t) => againstDifferences(t, spec, opCase))
@@ -63,7 +67,11 @@ async function againstDifferences(t: Assert, spec: OpSpec, opCase: OpCase): Prom
       cotangents[key] = normal(outputs[key]!.shape, 1000 + i)
       return [outputs[key]!, tr.input(`d${key}`, "f32", outputs[key]!.shape)] as const
     })
-    const grads = gradients(pairs, wrt.map((key) => inputs[key]!), (a, b) => add({ a, b }).y)
+    const grads = gradients(
+      pairs,
+      wrt.map((key) => inputs[key]!),
+      (a, b) => add({ a, b }).y,
+    )
     first = false
     return Object.fromEntries(wrt.map((key, i) => [key, grads[i]!]))
   })
@@ -72,14 +80,20 @@ async function againstDifferences(t: Assert, spec: OpSpec, opCase: OpCase): Prom
   const got = await run(program, opCase, updatesOf(spec, opCase), extra)
   const loss = (inputs: OpCase["inputs"]) => {
     const outputs = spec.reference(inputs, attrs)
-    return Object.entries(cotangents).reduce((total, [key, { data }]) =>
-      total + outputs[key]!.reduce((part, value, i) => part + value * data[i]!, 0), 0)
+    return Object.entries(cotangents).reduce(
+      (total, [key, { data }]) => total + outputs[key]!.reduce((part, value, i) => part + value * data[i]!, 0),
+      0,
+    )
   }
   for (const key of wrt) compareWithDifferences(t, key, got[key]!, opCase.inputs, loss)
 }
 
 function compareWithDifferences(
-  t: Assert, key: string, got: HostArray, inputs: OpCase["inputs"], loss: (inputs: OpCase["inputs"]) => number,
+  t: Assert,
+  key: string,
+  got: HostArray,
+  inputs: OpCase["inputs"],
+  loss: (inputs: OpCase["inputs"]) => number,
 ): void {
   const tensor = inputs[key]!
   const next = random(7)
@@ -96,18 +110,22 @@ function compareWithDifferences(
     const near = (shifted(step) - shifted(-step)) / (2 * step)
     const far = (shifted(2 * step) - shifted(-2 * step)) / (4 * step)
     const difference = (4 * near - far) / 3
-    t.true(Math.abs(got[index]! - difference) <= 1e-4 * scale,
-      `d${key}[${index}]: finite difference ${difference}, got ${got[index]}, largest ${scale}`)
+    t.true(
+      Math.abs(got[index]! - difference) <= 1e-4 * scale,
+      `d${key}[${index}]: finite difference ${difference}, got ${got[index]}, largest ${scale}`,
+    )
   }
 }
 
 function declare(tr: Trace, spec: OpSpec, opCase: OpCase): Record<string, Value> {
   const updates = updatesOf(spec, opCase)
-  return Object.fromEntries(Object.entries(opCase.inputs).flatMap(([key, tensor]) => {
-    if (tensor === undefined) return []
-    const storage = updates.includes(key) ? "training" : "input"
-    return [[key, tr[storage](key, tensor.dtype, tensor.shape)]]
-  }))
+  return Object.fromEntries(
+    Object.entries(opCase.inputs).flatMap(([key, tensor]) => {
+      if (tensor === undefined) return []
+      const storage = updates.includes(key) ? "training" : "input"
+      return [[key, tr[storage](key, tensor.dtype, tensor.shape)]]
+    }),
+  )
 }
 
 function updatesOf(spec: OpSpec, opCase: OpCase): readonly string[] {
@@ -115,7 +133,10 @@ function updatesOf(spec: OpSpec, opCase: OpCase): readonly string[] {
 }
 
 async function run(
-  program: Program, opCase: OpCase, updated: readonly string[], extra: Record<string, HostArray> = {},
+  program: Program,
+  opCase: OpCase,
+  updated: readonly string[],
+  extra: Record<string, HostArray> = {},
 ): Promise<Record<string, HostArray>> {
   await using store = new Store("cpu")
   for (const key of updated) {
@@ -124,7 +145,9 @@ async function run(
   }
   const executable = await store.compile(program)
   const known = new Set(program.inputs.map((slot) => slot.name))
-  const given = Object.entries(opCase.inputs).filter(([key]) => known.has(key)).map(([key, tensor]) => [key, host(tensor!)])
+  const given = Object.entries(opCase.inputs)
+    .filter(([key]) => known.has(key))
+    .map(([key, tensor]) => [key, host(tensor!)])
   const outputs = await executable.run({ ...Object.fromEntries(given), ...extra })
   for (const key of updated) {
     const bytes = await store.download("training", key)
@@ -149,5 +172,8 @@ function closeTo(t: Assert, key: string, got: HostArray, want: Float64Array, rto
     const difference = same ? 0 : Math.abs(got[i]! - want[i]!)
     if (!(difference <= error)) [worst, error] = [i, difference]
   }
-  t.true(error <= rtol * scale + 1e-30, `${key}[${worst}]: expected ${want[worst]}, got ${got[worst]}; largest ${scale}`)
+  t.true(
+    error <= rtol * scale + 1e-30,
+    `${key}[${worst}]: expected ${want[worst]}, got ${got[worst]}; largest ${scale}`,
+  )
 }

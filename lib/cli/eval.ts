@@ -29,16 +29,27 @@ export function evalCommand(cli: CAC): void {
 
 async function evaluate(measure: string, flags: Flags, signal: AbortSignal): Promise<number> {
   expect(measure === "bpb", "BAD_OPTION", () => `eval: the measure is bpb, got ${measure}`)
-  expect(typeof flags.file === "string" || typeof flags.file === "number", "BAD_OPTION", () =>
-    "eval: one text file is expected; name it with --file")
+  expect(
+    typeof flags.file === "string" || typeof flags.file === "number",
+    "BAD_OPTION",
+    () => "eval: one text file is expected; name it with --file",
+  )
   const bytes = await readWhole(String(flags.file))
   if (flags.threads !== undefined) await setThreads(flags.threads)
-  await using model = await load(String(flags.model), flags.precision === undefined ? {} : { precision: flags.precision })
-  const bar = new SingleBar({ format: "{bar} {percentage}% | {value}/{total} bytes | {eta_formatted} left", stream: process.stderr })
+  await using model = await load(
+    String(flags.model),
+    flags.precision === undefined ? {} : { precision: flags.precision },
+  )
+  const bar = new SingleBar({
+    format: "{bar} {percentage}% | {value}/{total} bytes | {eta_formatted} left",
+    stream: process.stderr,
+  })
   const visible = process.stderr.isTTY && !flags.json
   if (visible) bar.start(bytes.length, 0)
   const began = performance.now()
-  const bitsPerByte = await model.bitsPerByte(bytes, { signal, onProgress: (done) => visible && bar.update(done) }).finally(() => bar.stop())
+  const bitsPerByte = await model
+    .bitsPerByte(bytes, { signal, onProgress: (done) => visible && bar.update(done) })
+    .finally(() => bar.stop())
   const seconds = (performance.now() - began) / 1000
   if (flags.json) console.log(JSON.stringify({ bitsPerByte, bytes: bytes.length, seconds }))
   else console.log(`${bitsPerByte.toFixed(4)} bits per byte over ${bytes.length} bytes`)

@@ -43,16 +43,23 @@ export function generateCommand(cli: CAC): void {
     .option("--precision <p>", "f32 or bf16; as stored when not given")
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object: prompt, text, tokens, seconds")
-    .example("selscan generate \"In the beginning\" --max-tokens 200")
+    .example('selscan generate "In the beginning" --max-tokens 200')
     .action((prompt: string | undefined, flags: Flags) => interruptible((signal) => generate(prompt, flags, signal)))
 }
 
 async function generate(given: string | undefined, flags: Flags, signal: AbortSignal): Promise<number> {
-  expect((given === undefined) === (flags.stdin === true), "BAD_OPTION", () =>
-    "generate: one prompt is expected; write it after the command, or give --stdin to read it from standard input")
+  expect(
+    (given === undefined) === (flags.stdin === true),
+    "BAD_OPTION",
+    () =>
+      "generate: one prompt is expected; write it after the command, or give --stdin to read it from standard input",
+  )
   const prompt = flags.stdin ? readFileSync(0, "utf8") : String(given)
   if (flags.threads !== undefined) await setThreads(flags.threads)
-  await using model = await load(String(flags.model), flags.precision === undefined ? {} : { precision: flags.precision })
+  await using model = await load(
+    String(flags.model),
+    flags.precision === undefined ? {} : { precision: flags.precision },
+  )
   const began = performance.now()
   let text = ""
   // The prompt is shown with the first piece: nothing is written for a call that is refused.
@@ -71,10 +78,20 @@ async function generate(given: string | undefined, flags: Flags, signal: AbortSi
 }
 
 function optionsOf(flags: Flags): GenerateOptions {
-  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, stop } = flags
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, stop } =
+    flags
   const stops = stop === undefined ? undefined : [stop].flat().map(String)
   const options = {
-    maxTokens, temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty, seed, stop: stops,
+    maxTokens,
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    frequencyPenalty,
+    presencePenalty,
+    seed,
+    stop: stops,
   }
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as GenerateOptions
 }

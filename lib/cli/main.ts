@@ -23,7 +23,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   })
   try {
     cli.parse([...argv], { run: false })
-    if (cli.options["help"] || cli.options["version"]) return 0
+    if (cli.options.help || cli.options.version) return 0
     if (cli.matchedCommand === undefined) return unmatched(cli)
     checkOptionNames(cli)
     return ((await cli.runMatchedCommand()) as number | undefined) ?? 0
@@ -40,7 +40,12 @@ function unmatched(cli: Cli): number {
     cli.outputHelp()
     return 2
   }
-  console.error(`selscan: unknown command ${word}, ${suggestion(word, cli.commands.map((command) => command.name))}`)
+  console.error(
+    `selscan: unknown command ${word}, ${suggestion(
+      word,
+      cli.commands.map((command) => command.name),
+    )}`,
+  )
   return 2
 }
 
@@ -50,7 +55,10 @@ function checkOptionNames(cli: Cli): void {
   for (const name of Object.keys(cli.options)) {
     if (name === "--" || known.includes(name)) continue
     const dashed = (word: string) => `--${word.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
-    throw new SelscanError("BAD_OPTION", `${command.name}: unknown option ${dashed(name)}, ${suggestion(dashed(name), known.filter((one) => one.length > 1).map(dashed))}`)
+    throw new SelscanError(
+      "BAD_OPTION",
+      `${command.name}: unknown option ${dashed(name)}, ${suggestion(dashed(name), known.filter((one) => one.length > 1).map(dashed))}`,
+    )
   }
 }
 

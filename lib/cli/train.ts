@@ -28,7 +28,12 @@ const numbers = {
   seed: "Seed of weights and data order (0)",
 } as const satisfies Partial<Record<keyof TrainOptions, string>>
 
-const sizes = { dim: "Width of the model (256)", layers: "Mamba blocks (6)", state: "States per channel (16)", expand: "Inner width over width (2)" }
+const sizes = {
+  dim: "Width of the model (256)",
+  layers: "Mamba blocks (6)",
+  state: "States per channel (16)",
+  expand: "Inner width over width (2)",
+}
 
 /** `selscan train`: trains a byte-level Mamba from scratch on text files. */
 export function trainCommand(cli: CAC): void {
@@ -54,7 +59,8 @@ async function run(flags: Flags, signal: AbortSignal): Promise<number> {
   const options = optionsOf(flags)
   const show = flags.json ? (event: TrainEvent) => console.log(JSON.stringify(event)) : progressBar()
   for await (const event of train(options, { signal, resume: flags.resume !== undefined })) show(event)
-  if (!flags.json) console.error(signal.aborted ? `interrupted and saved; go on with --resume ${options.out}` : `done: ${options.out}`)
+  if (!flags.json)
+    console.error(signal.aborted ? `interrupted and saved; go on with --resume ${options.out}` : `done: ${options.out}`)
   return signal.aborted ? 130 : 0
 }
 
@@ -62,17 +68,31 @@ function optionsOf(flags: Flags): TrainOptions {
   const pick = (names: readonly string[]) =>
     Object.fromEntries(names.filter((name) => flags[name] !== undefined).map((name) => [name, flags[name]]))
   const size = pick(Object.keys(sizes))
-  expect(flags["preset"] === undefined || Object.keys(size).length === 0, "BAD_OPTION", () =>
-    "train: give either --preset or sizes, got both")
+  expect(
+    flags.preset === undefined || Object.keys(size).length === 0,
+    "BAD_OPTION",
+    () => "train: give either --preset or sizes, got both",
+  )
   if (flags.resume !== undefined) {
-    const others = Object.keys(pick([...Object.keys({ ...sizes, ...numbers }), "file", "out", "preset", "precision", "recompute"]))
-    expect(others.length === 0, "BAD_OPTION", () => `train: a resumed run keeps its recipe; leave out --${others.join(", --")}`)
+    const others = Object.keys(
+      pick([...Object.keys({ ...sizes, ...numbers }), "file", "out", "preset", "precision", "recompute"]),
+    )
+    expect(
+      others.length === 0,
+      "BAD_OPTION",
+      () => `train: a resumed run keeps its recipe; leave out --${others.join(", --")}`,
+    )
     return { files: [], out: String(flags.resume) }
   }
-  expect(flags["out"] !== undefined, "BAD_OPTION", () => "train: a folder for the run is expected; name it with --out")
-  const model = flags["preset"] === undefined ? { dim: 256, layers: 6, ...size } : String(flags["preset"])
-  const files = [flags["file"] ?? []].flat().map(String)
-  return { ...pick([...Object.keys(numbers), "precision", "recompute"]), files, out: String(flags["out"]), model } as TrainOptions
+  expect(flags.out !== undefined, "BAD_OPTION", () => "train: a folder for the run is expected; name it with --out")
+  const model = flags.preset === undefined ? { dim: 256, layers: 6, ...size } : String(flags.preset)
+  const files = [flags.file ?? []].flat().map(String)
+  return {
+    ...pick([...Object.keys(numbers), "precision", "recompute"]),
+    files,
+    out: String(flags.out),
+    model,
+  } as TrainOptions
 }
 
 /** A bar on terminals, a line per validation elsewhere. */
@@ -87,7 +107,10 @@ function progressBar(): (event: TrainEvent) => void {
   return (event) => {
     if (event.type === "validation") {
       shown.validation = event.bitsPerByte.toFixed(4)
-      if (!process.stderr.isTTY) console.error(`step ${event.step}: validation ${shown.validation} bits per byte, ${shown.speed} KB/s, ${shown.left} left`)
+      if (!process.stderr.isTTY)
+        console.error(
+          `step ${event.step}: validation ${shown.validation} bits per byte, ${shown.speed} KB/s, ${shown.left} left`,
+        )
     }
     if (event.type === "step") {
       shown.bits = event.bitsPerByte.toFixed(3)
@@ -102,5 +125,9 @@ function progressBar(): (event: TrainEvent) => void {
 
 function duration(seconds: number): string {
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60)]
-  return hours > 0 ? `${hours} h ${minutes} min` : minutes > 0 ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.ceil(seconds)} s`
+  return hours > 0
+    ? `${hours} h ${minutes} min`
+    : minutes > 0
+      ? `${minutes} min ${Math.floor(seconds % 60)} s`
+      : `${Math.ceil(seconds)} s`
 }

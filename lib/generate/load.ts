@@ -19,15 +19,19 @@ const shipped = ["demo"]
 export async function modelFolder(name: string): Promise<string> {
   const folder = shipped.includes(name) ? fileURLToPath(new URL(`../../models/${name}`, import.meta.url)) : name
   await access(join(folder, "config.json")).catch((cause: Error) => {
-    throw new SelscanError("NOT_FOUND",
+    throw new SelscanError(
+      "NOT_FOUND",
       `load: ${name} is expected to be a folder with config.json and model.safetensors, or ${shipped.join(" or ")}; there is no ${join(folder, "config.json")}`,
-      { name }, { cause })
+      { name },
+      { cause },
+    )
   })
   return folder
 }
 
 /**
- * Loads a model: "demo", or a folder with config.json and model.safetensors of a Mamba model over bytes.
+ * Loads a model: "demo", or a folder with config.json and model.safetensors of a Mamba model, in the naming of
+ * state-spaces/mamba or of transformers. A model over the 256 bytes takes and gives text; others take and give ids.
  *
  * Matrices stay bf16 when the file has them so, and products are then in bf16 unless `precision` says f32; f16 is widened
  * to f32. Everything else is f32.
@@ -37,18 +41,24 @@ export async function modelFolder(name: string): Promise<string> {
  * const model = await load("demo")
  */
 export async function load(name: string, options: ModelOptions = {}): Promise<Model> {
-  expect(typeof name === "string" && name !== "", "BAD_INPUT", () => "load: the name or folder of a model is expected, got none")
+  expect(
+    typeof name === "string" && name !== "",
+    "BAD_INPUT",
+    () => "load: the name or folder of a model is expected, got none",
+  )
   checkOptions("load", options, modelOptionNames)
   const folder = await modelFolder(name)
   const config = await readMambaConfig(join(folder, "config.json"))
-  expect(config.vocab === 256, "BAD_CHECKPOINT", () =>
-    `${folder}: a model over the 256 bytes is expected, got a vocabulary of ${config.vocab}; subword tokenizers are not read`)
   await using file = await openSafetensors(join(folder, "model.safetensors"))
   return await loadWeights(file, config, options) // awaited: the file is open until then
 }
 
 /** Puts the tensors of an open file onto a device as a model of that configuration. */
-export async function loadWeights(file: SafetensorsFile, config: MambaConfig, options: ModelOptions = {}): Promise<Model> {
+export async function loadWeights(
+  file: SafetensorsFile,
+  config: MambaConfig,
+  options: ModelOptions = {},
+): Promise<Model> {
   const naming = detectNaming(file.tensors.keys(), file.path)
   const report = toOurs(file.tensors.keys(), naming, config)
   checkNames(report, file.path)
@@ -69,11 +79,22 @@ export async function loadWeights(file: SafetensorsFile, config: MambaConfig, op
   return model
 }
 
-async function upload(model: Model, file: SafetensorsFile, theirs: string, ours: string, parameter: Parameter): Promise<void> {
+async function upload(
+  model: Model,
+  file: SafetensorsFile,
+  theirs: string,
+  ours: string,
+  parameter: Parameter,
+): Promise<void> {
   const slot = { name: ours, shape: parameter.shape }
   const floats = await file.readF32(theirs)
   const bad = floats.findIndex((value) => !Number.isFinite(value))
-  expect(bad < 0, "NOT_FINITE", () => `${file.path}: ${theirs}: finite weights are expected, got ${floats[bad]} at index ${bad}`, { tensor: theirs })
+  expect(
+    bad < 0,
+    "NOT_FINITE",
+    () => `${file.path}: ${theirs}: finite weights are expected, got ${floats[bad]} at index ${bad}`,
+    { tensor: theirs },
+  )
   if (parameter.matrix && model.matrixDtype === "bf16") {
     const bytes = await file.read(theirs)
     await model.store.upload("weight", { ...slot, dtype: "bf16" }, bytes)

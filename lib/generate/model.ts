@@ -4,10 +4,11 @@
 import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
-import type { LanguageModel } from "../models/language-model.ts"
+import type { MambaModel } from "../models/mamba.ts"
 import { type Executable, type Memory, Store } from "../native.ts"
-import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
 import { stepProgram } from "./programs.ts"
+import { type SaveOptions, saveModel } from "./save.ts"
+import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
 import { type GenerateOptions, type Prompt, Session } from "./session.ts"
 import { Slots } from "./slots.ts"
 import { byteCodec, type Codec } from "./text.ts"
@@ -26,8 +27,9 @@ export const modelOptionNames: readonly (keyof ModelOptions)[] = ["precision", "
 const slotsPerSession = 3
 
 export class Model {
-  readonly network: LanguageModel
-  readonly codec: Codec = byteCodec
+  readonly network: MambaModel
+  /** Between text and tokens; undefined for a vocabulary other than the 256 bytes, which takes and gives ids. */
+  readonly codec: Codec | undefined
   readonly store: Store
   readonly slots: Slots
   readonly precision: Precision
@@ -35,13 +37,17 @@ export class Model {
   readonly #steps = new Map<string, Promise<Executable>>()
 
   /** Use load(), or give weights with `store.upload` under the network's parameter names. */
-  constructor(network: LanguageModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
+  constructor(network: MambaModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
     checkOptions("model", options, modelOptionNames)
     const { sessions = 16, device = "cpu", precision = matrixDtype } = options
-    expect(Number.isSafeInteger(sessions) && sessions >= 1 && sessions <= 4096, "BAD_OPTION", () =>
-      `model: sessions is a whole number from 1 to 4096, got ${sessions}`)
+    expect(
+      Number.isSafeInteger(sessions) && sessions >= 1 && sessions <= 4096,
+      "BAD_OPTION",
+      () => `model: sessions is a whole number from 1 to 4096, got ${sessions}`,
+    )
     expect(["f32", "bf16"].includes(precision), "BAD_OPTION", () => `model: precision is f32 or bf16, got ${precision}`)
     this.network = network
+    this.codec = network.vocab === 256 ? byteCodec : undefined
     this.matrixDtype = matrixDtype
     this.precision = precision
     this.store = new Store(device)
@@ -84,7 +90,9 @@ export class Model {
     expect(ids.length > 0, "BAD_INPUT", () => "bitsPerByte: a text of at least one byte is needed, got an empty one")
     const slots = this.slots.take(2)
     try {
-      const executable = await this.#compiled("score", () => scoreProgram(this.network, { ...this.#shape, rows: scoreRows }))
+      const executable = await this.#compiled("score", () =>
+        scoreProgram(this.network, { ...this.#shape, rows: scoreRows }),
+      )
       return bitsPerByte(await tokenLosses(executable, ids, [slots[0]!, slots[1]!], options))
     } finally {
       this.slots.give(slots)
@@ -93,14 +101,41 @@ export class Model {
 
   /** Ids of a prompt. Throws BAD_INPUT for ids outside the vocabulary. */
   tokens(prompt: Prompt): number[] {
-    if (typeof prompt === "string") return this.codec.encode(prompt)
-    expect(Array.isArray(prompt) || prompt instanceof Uint8Array, "BAD_INPUT", () =>
-      `prompt: a string, a Uint8Array or an array of ids is expected, got ${prompt === null ? "null" : typeof prompt}`)
+    if (typeof prompt === "string") return this.textCodec("prompt").encode(prompt)
+    expect(
+      Array.isArray(prompt) || prompt instanceof Uint8Array,
+      "BAD_INPUT",
+      () =>
+        `prompt: a string, a Uint8Array or an array of ids is expected, got ${prompt === null ? "null" : typeof prompt}`,
+    )
     const { vocab } = this.network
     const ids = Array.from(prompt)
     const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocab)
-    expect(bad < 0, "BAD_INPUT", () => `prompt: ids are whole numbers from 0 to ${vocab - 1}, got ${ids[bad]} at index ${bad}`)
+    expect(
+      bad < 0,
+      "BAD_INPUT",
+      () => `prompt: ids are whole numbers from 0 to ${vocab - 1}, got ${ids[bad]} at index ${bad}`,
+    )
     return ids
+  }
+
+  /** The codec, where there is one. Throws BAD_INPUT for a model whose tokens are not bytes. */
+  textCodec(where: string): Codec {
+    expect(
+      this.codec !== undefined,
+      "BAD_INPUT",
+      () =>
+        `${where}: text is for models over the 256 bytes, this one has a vocabulary of ${this.network.vocab}; give and take ids with session.tokens()`,
+    )
+    return this.codec
+  }
+
+  /**
+   * Writes the model as a folder that load(), state-spaces/mamba and transformers read.
+   * @throws BAD_OPTION, DISK (what was there before stays)
+   */
+  save(folder: string, options: SaveOptions = {}): Promise<void> {
+    return saveModel(this, this.network.config, folder, options)
   }
 
   /** The compiled step program of that many rows. */

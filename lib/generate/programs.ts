@@ -24,22 +24,26 @@ export interface StepShape {
  */
 export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape: StepShape): Program {
   const { rows, slots, matrixDtype, precision } = shape
-  return trace(`${kind} ${rows}`, (t) => {
-    const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
-    const ids = t.input("ids", "i32", [rows])
-    const hidden = model.forward(ids, layout)
-    const history = t.state("history", "i32", [slots, model.vocab])
-    if (kind === "prompt") recordTokens({ ids, segments: layout.segments, history })
-    const x = gatherRows({ x: hidden, index: t.input("picks", "i32", [1]) }).y
-    const logits = linear({ x, weight: model.head(layout) }, { precision }).y
-    return sample({
-      logits,
-      settings: t.input("settings", "f32", [1, 6]),
-      limits: t.input("limits", "i32", [1, 5]),
-      position: t.input("position", "i32", [1]),
-      history,
-    })
-  }, { precision })
+  return trace(
+    `${kind} ${rows}`,
+    (t) => {
+      const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
+      const ids = t.input("ids", "i32", [rows])
+      const hidden = model.forward(ids, layout)
+      const history = t.state("history", "i32", [slots, model.vocab])
+      if (kind === "prompt") recordTokens({ ids, segments: layout.segments, history })
+      const x = gatherRows({ x: hidden, index: t.input("picks", "i32", [1]) }).y
+      const logits = linear({ x, weight: model.head(layout) }, { precision }).y
+      return sample({
+        logits,
+        settings: t.input("settings", "f32", [1, 6]),
+        limits: t.input("limits", "i32", [1, 5]),
+        position: t.input("position", "i32", [1]),
+        history,
+      })
+    },
+    { precision },
+  )
 }
 
 /** Row counts that programs are made for: a prompt runs as pieces of the largest, the rest in the smallest that holds it. */

@@ -23,7 +23,14 @@ export interface SamplingOptions {
 }
 
 export const samplingNames: readonly (keyof SamplingOptions)[] = [
-  "temperature", "topK", "topP", "minP", "repetitionPenalty", "frequencyPenalty", "presencePenalty", "seed",
+  "temperature",
+  "topK",
+  "topP",
+  "minP",
+  "repetitionPenalty",
+  "frequencyPenalty",
+  "presencePenalty",
+  "seed",
 ]
 
 /** Options with every value settled. */
@@ -66,11 +73,19 @@ export function samplingInputs(options: Sampling, position: number, from: number
 }
 
 function range(name: string, value: number, low: number, high: number): void {
-  expect(typeof value === "number" && value >= low && value <= high, "BAD_OPTION", () =>
-    `generate: ${name} is a number from ${low} to ${high}, got ${value}`, { option: name })
+  expect(
+    typeof value === "number" && value >= low && value <= high,
+    "BAD_OPTION",
+    () => `generate: ${name} is a number from ${low} to ${high}, got ${value}`,
+    { option: name },
+  )
 }
 
 function whole(name: string, value: number, high: number): void {
-  expect(Number.isSafeInteger(value) && value >= 0 && value <= high, "BAD_OPTION", () =>
-    `generate: ${name} is a whole number from 0 to ${high}, got ${value}`, { option: name })
+  expect(
+    Number.isSafeInteger(value) && value >= 0 && value <= high,
+    "BAD_OPTION",
+    () => `generate: ${name} is a whole number from 0 to ${high}, got ${value}`,
+    { option: name },
+  )
 }

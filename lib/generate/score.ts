@@ -1,13 +1,14 @@
 /**
  * Judging a model by the bits it needs per byte.
  */
-import { type Precision } from "../graph/trace.ts"
+
 import { type Program, trace } from "../graph/program.ts"
-import type { LanguageModel } from "../models/language-model.ts"
+import type { Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
+import type { Rows } from "../layers/layer.ts"
+import type { LanguageModel } from "../models/language-model.ts"
 import type { Executable, HostArray } from "../native.ts"
 import { linearCrossEntropy } from "../ops/linear-cross-entropy.ts"
-import type { Rows } from "../layers/layer.ts"
 
 /** Rows that a scoring run takes; long enough that the head and the linears work on full blocks. */
 export const scoreRows = 1024
@@ -17,12 +18,16 @@ export function scoreProgram(
   model: LanguageModel,
   { rows, slots, matrixDtype, precision }: { rows: number; slots: number; matrixDtype: Dtype; precision: Precision },
 ): Program {
-  return trace("score", (t) => {
-    const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
-    const x = model.forward(t.input("ids", "i32", [rows]), layout)
-    const targets = t.input("targets", "i32", [rows])
-    return { losses: linearCrossEntropy({ x, weight: model.head(layout), targets }, { precision }).losses }
-  }, { precision })
+  return trace(
+    "score",
+    (t) => {
+      const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
+      const x = model.forward(t.input("ids", "i32", [rows]), layout)
+      const targets = t.input("targets", "i32", [rows])
+      return { losses: linearCrossEntropy({ x, weight: model.head(layout), targets }, { precision }).losses }
+    },
+    { precision },
+  )
 }
 
 /**
@@ -44,7 +49,7 @@ export async function tokenLosses(
       Int32Array.from({ length: rows }, (_, i) => (i < count ? ids[from + i]! : spare))
     const inputs: Record<string, HostArray> = { ids: piece(begin, -1), targets: piece(begin + 1, -100), segments }
     const outputs = await executable.run(inputs, { signal })
-    losses.set((outputs["losses"] as Float32Array).subarray(0, count), begin + 1)
+    losses.set((outputs.losses as Float32Array).subarray(0, count), begin + 1)
     onProgress?.(begin + count + 1)
   }
   return losses

@@ -3,8 +3,8 @@
  */
 import { checkOptions, expect } from "../errors.ts"
 import type { Model } from "./model.ts"
-import { type Sampling, type SamplingOptions, sampling, samplingInputs, samplingNames } from "./sampling.ts"
 import { rowCounts, rowsFor } from "./programs.ts"
+import { type Sampling, type SamplingOptions, sampling, samplingInputs, samplingNames } from "./sampling.ts"
 import { Delivery } from "./text.ts"
 
 export type Prompt = string | Uint8Array | readonly number[]
@@ -76,9 +76,12 @@ export class Session {
     checkOptions("generate", options, [...samplingNames, "maxTokens", "stop", "signal"])
     const { maxTokens = 256, stop, signal, ...rest } = options
     const stops = stop === undefined ? [] : typeof stop === "string" ? [stop] : stop
-    expect(stops.every((one) => typeof one === "string" && one !== ""), "BAD_OPTION", () =>
-      "generate: stop strings have at least one character, got an empty one")
-    const text = new Delivery(this.#model.codec, stops)
+    expect(
+      stops.every((one) => typeof one === "string" && one !== ""),
+      "BAD_OPTION",
+      () => "generate: stop strings have at least one character, got an empty one",
+    )
+    const text = new Delivery(this.#model.textCodec("generate"), stops)
     const tokens = this.tokens(prompt, { maxTokens, signal, ...rest }, () => text.undelivered)
     for await (const { id } of tokens) {
       const ready = text.push(id)
@@ -100,14 +103,20 @@ export class Session {
   ): AsyncGenerator<Token> {
     checkOptions("generate", options, [...samplingNames, "maxTokens", "signal"])
     const { maxTokens = 256, signal, ...rest } = options
-    expect(Number.isSafeInteger(maxTokens) && maxTokens >= 0, "BAD_OPTION", () =>
-      `generate: maxTokens is a whole number of at least 0, got ${maxTokens}`)
+    expect(
+      Number.isSafeInteger(maxTokens) && maxTokens >= 0,
+      "BAD_OPTION",
+      () => `generate: maxTokens is a whole number of at least 0, got ${maxTokens}`,
+    )
     const chosen = sampling(rest)
     this.#begin("generate")
     try {
       const added = prompt === undefined ? [] : this.#model.tokens(prompt)
-      expect(this.#pending.length + added.length > 0, "BAD_INPUT", () =>
-        "generate: a prompt of at least one token is needed to begin, got an empty one")
+      expect(
+        this.#pending.length + added.length > 0,
+        "BAD_INPUT",
+        () => "generate: a prompt of at least one token is needed to begin, got an empty one",
+      )
       yield* this.#sampleTokens(added, maxTokens, chosen, signal, undelivered)
     } finally {
       this.#busy = false
@@ -115,7 +124,11 @@ export class Session {
   }
 
   async *#sampleTokens(
-    added: readonly number[], maxTokens: number, chosen: Sampling, signal: AbortSignal | undefined, undelivered: () => number,
+    added: readonly number[],
+    maxTokens: number,
+    chosen: Sampling,
+    signal: AbortSignal | undefined,
+    undelivered: () => number,
   ): AsyncGenerator<Token> {
     const before = this.#pending
     let mark = await this.#keep()
@@ -133,7 +146,11 @@ export class Session {
           kept = []
           begun = true
         }
-        expect(token.id >= 0, "NOT_FINITE", () => "generate: the model's logits are not numbers; its weights hold NaN or infinity")
+        expect(
+          token.id >= 0,
+          "NOT_FINITE",
+          () => "generate: the model's logits are not numbers; its weights hold NaN or infinity",
+        )
         this.#pending = [token.id]
         since.push(token.id)
         yield token
@@ -155,16 +172,19 @@ export class Session {
     const to = this.#slots[1 - this.#current]!
     const wanted = used === this.#pending.length
     const executable = await this.#model.step(sampled && used === 1 ? "next" : "prompt", rows)
-    const outputs = await executable.run({
-      ids,
-      segments: Int32Array.of(0, used, this.#length, from, to),
-      picks: Int32Array.of(wanted ? used - 1 : -1),
-      ...samplingInputs(chosen, this.#length + used, sampled && used === 1 ? from : to, wanted ? to : 0),
-    }, { signal })
+    const outputs = await executable.run(
+      {
+        ids,
+        segments: Int32Array.of(0, used, this.#length, from, to),
+        picks: Int32Array.of(wanted ? used - 1 : -1),
+        ...samplingInputs(chosen, this.#length + used, sampled && used === 1 ? from : to, wanted ? to : 0),
+      },
+      { signal },
+    )
     this.#current = 1 - this.#current
     this.#length += used
     this.#pending = this.#pending.slice(used)
-    return { id: outputs["ids"]![0]!, logprob: outputs["logprobs"]![0]! }
+    return { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
   }
 
   /** Copies the current state to the third slot, so that it can be returned to after any number of runs. */
@@ -196,7 +216,11 @@ export class Session {
 
   #begin(what: string): void {
     expect(!this.#disposed, "DISPOSED", () => `${what}: the session has been disposed`)
-    expect(!this.#busy, "SESSION_BUSY", () => `${what}: the session is already generating; end that first, or open another session`)
+    expect(
+      !this.#busy,
+      "SESSION_BUSY",
+      () => `${what}: the session is already generating; end that first, or open another session`,
+    )
     this.#busy = true
   }
 

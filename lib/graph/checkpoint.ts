@@ -15,7 +15,9 @@ import type { CheckpointSegment, Value } from "./value.ts"
  * const y = block(x)
  * @see Chen et al. 2016, arXiv:1604.06174
  */
-export function checkpoint<Inputs extends readonly Value[]>(fn: (...inputs: Inputs) => Value): (...inputs: Inputs) => Value {
+export function checkpoint<Inputs extends readonly Value[]>(
+  fn: (...inputs: Inputs) => Value,
+): (...inputs: Inputs) => Value {
   return (...inputs) => {
     const trace = current("checkpoint")
     const path = trace.path

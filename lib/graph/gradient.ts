@@ -46,8 +46,11 @@ class Walk {
   }
 
   add(value: Value, grad: Value): void {
-    expect(`${grad.shape}` === `${value.shape}`, "BAD_SHAPE", () =>
-      `gradients: gradient of ${value.name} is [${value.shape}], got [${grad.shape}]`)
+    expect(
+      `${grad.shape}` === `${value.shape}`,
+      "BAD_SHAPE",
+      () => `gradients: gradient of ${value.name} is [${value.shape}], got [${grad.shape}]`,
+    )
     const known = this.grads.get(value)
     this.grads.set(value, known === undefined ? grad : this.#sum(known, grad))
   }
@@ -82,7 +85,10 @@ class Walk {
     for (const [key, value] of Object.entries(inputs)) {
       if (!this.#active.has(value) || results[key] === null) continue
       const grad = results[key]
-      expect(grad !== undefined, "NO_GRADIENT", () => `${where}: declares no gradient for input ${key}`, { op: op.name, key })
+      expect(grad !== undefined, "NO_GRADIENT", () => `${where}: declares no gradient for input ${key}`, {
+        op: op.name,
+        key,
+      })
       this.#trace.at(node.path, () => this.add(value, grad))
     }
   }

@@ -21,7 +21,9 @@ type RequiredKeys<S> = { [K in keyof S]: K extends `${string}?` ? never : K }[ke
 type OptionalKeys<S> = { [K in keyof S]: K extends `${string}?` ? Bare<K> : never }[keyof S]
 
 /** The values an op takes, by name: optional ones may be missing or undefined. */
-export type Inputs<S> = { [K in RequiredKeys<S> & string]: Value } & { [K in OptionalKeys<S> & string]?: Value | undefined }
+export type Inputs<S> = { [K in RequiredKeys<S> & string]: Value } & {
+  [K in OptionalKeys<S> & string]?: Value | undefined
+}
 /** The values an op gives. One that nobody uses is not computed. */
 export type Outputs<S> = { [K in keyof S & string as Bare<K> & string]: Value }
 /** Gradients of outputs: undefined where nothing downstream depends on that output. */
@@ -76,9 +78,11 @@ export function registeredOps(): ReadonlyMap<string, AnyOp> {
 }
 
 /** Defines an op. Calling it inside a trace appends a node and returns its outputs. */
-export function op<const I extends Signature, const O extends Signature, const A extends Attributes = Record<never, never>>(
-  definition: Definition<I, O, A>,
-): Op<I, O, A> {
+export function op<
+  const I extends Signature,
+  const O extends Signature,
+  const A extends Attributes = Record<never, never>,
+>(definition: Definition<I, O, A>): Op<I, O, A> {
   expect(!registry.has(definition.name), "NATIVE", () => `op ${definition.name}: defined twice`)
   registry.set(definition.name, definition)
   const inputs = patterns(definition.inputs)
@@ -116,8 +120,11 @@ function patterns(signature: Signature): Pattern[] {
 function traceOf(where: string, inputs: Readonly<Record<string, Value | undefined>>): Trace {
   const trace = current(where)
   for (const [key, value] of Object.entries(inputs)) {
-    expect(value === undefined || value.trace === trace, "BAD_INPUT", () =>
-      `${trace.where(where)}: ${key} belongs to another trace; values cannot be shared between programs`)
+    expect(
+      value === undefined || value.trace === trace,
+      "BAD_INPUT",
+      () => `${trace.where(where)}: ${key} belongs to another trace; values cannot be shared between programs`,
+    )
   }
   return trace
 }
@@ -144,12 +151,18 @@ function bindInputs(
       continue
     }
     values[pattern.key] = value
-    expect(pattern.dtypes.includes(value.dtype), "BAD_INPUT", () =>
-      `${where}: ${pattern.key} is ${pattern.dtypes.join(" or ")}, got ${value.dtype}`)
+    expect(
+      pattern.dtypes.includes(value.dtype),
+      "BAD_INPUT",
+      () => `${where}: ${pattern.key} is ${pattern.dtypes.join(" or ")}, got ${value.dtype}`,
+    )
     const rest = bindDims(where, pattern, value, dims, from)
     if (rest === undefined) continue
-    expect(from["..."] === undefined || `${rest}` === `${ellipsis}`, "BAD_SHAPE", () =>
-      `${where}: shapes differ, ${from["..."]} is [${ellipsis}] but ${pattern.key} is [${rest}]`)
+    expect(
+      from["..."] === undefined || `${rest}` === `${ellipsis}`,
+      "BAD_SHAPE",
+      () => `${where}: shapes differ, ${from["..."]} is [${ellipsis}] but ${pattern.key} is [${rest}]`,
+    )
     ellipsis = rest
     from["..."] ??= pattern.key
   }
@@ -167,18 +180,26 @@ function bindDims(
   const gap = pattern.dims.indexOf("...")
   const fixed = gap < 0 ? pattern.dims : pattern.dims.filter((dim) => dim !== "...")
   const { shape } = value
-  expect(gap < 0 ? shape.length === fixed.length : shape.length >= fixed.length, "BAD_SHAPE", () =>
-    `${where}: ${pattern.key} is (${pattern.dims.join(", ")}), got shape [${shape}]`, { expected: pattern.dims, got: shape })
+  expect(
+    gap < 0 ? shape.length === fixed.length : shape.length >= fixed.length,
+    "BAD_SHAPE",
+    () => `${where}: ${pattern.key} is (${pattern.dims.join(", ")}), got shape [${shape}]`,
+    { expected: pattern.dims, got: shape },
+  )
   const width = shape.length - fixed.length
   const sizes = gap < 0 ? shape : [...shape.slice(0, gap), ...shape.slice(gap + width)]
   fixed.forEach((dim, i) => {
     const size = sizes[i]!
     const expected = /^\d+$/.test(dim) ? Number(dim) : dims[dim]
-    expect(expected === undefined || expected === size, "BAD_SHAPE", () =>
-      from[dim] === undefined
-        ? `${where}: ${pattern.key} is (${pattern.dims.join(", ")}), got shape [${shape}]`
-        : `${where}: ${dim} is ${expected} in ${from[dim]} but ${size} in ${pattern.key} [${shape}]`,
-      { dim, expected, got: size })
+    expect(
+      expected === undefined || expected === size,
+      "BAD_SHAPE",
+      () =>
+        from[dim] === undefined
+          ? `${where}: ${pattern.key} is (${pattern.dims.join(", ")}), got shape [${shape}]`
+          : `${where}: ${dim} is ${expected} in ${from[dim]} but ${size} in ${pattern.key} [${shape}]`,
+      { dim, expected, got: size },
+    )
     if (expected !== undefined) return
     dims[dim] = size
     from[dim] = pattern.key
@@ -192,10 +213,16 @@ function bindAttributes(definition: AnyOp, given: Attributes, trace: Trace): Rec
   for (const [key, value] of Object.entries(given)) {
     const known = Object.keys(defaults)
     expect(key in defaults, "BAD_OPTION", () => `${where}: unknown attribute ${key}, ${suggestion(key, known)}`)
-    expect(value === undefined || typeof value === typeof defaults[key], "BAD_OPTION", () =>
-      `${where}: ${key} is a ${typeof defaults[key]}, got ${value}`)
-    expect(typeof value !== "number" || Number.isFinite(value), "BAD_OPTION", () =>
-      `${where}: ${key} is a finite number, got ${value}`)
+    expect(
+      value === undefined || typeof value === typeof defaults[key],
+      "BAD_OPTION",
+      () => `${where}: ${key} is a ${typeof defaults[key]}, got ${value}`,
+    )
+    expect(
+      typeof value !== "number" || Number.isFinite(value),
+      "BAD_OPTION",
+      () => `${where}: ${key} is a finite number, got ${value}`,
+    )
   }
   const defined = Object.entries(given).filter(([, value]) => value !== undefined)
   return { ...defaults, ...Object.fromEntries(defined) }

@@ -51,9 +51,9 @@ export class Program {
     for (const [key, value] of Object.entries(outputs)) {
       expect(value.trace === trace, "BAD_INPUT", () => `trace ${trace.name}: output ${key} belongs to another trace`)
     }
-    this.nodes = liveNodes(trace.nodes, Object.values(outputs))
+    this.nodes = hoistUpdates(liveNodes(trace.nodes, Object.values(outputs)))
     this.values = usedValues(trace, this.nodes, Object.values(outputs))
-    this.values.forEach((value, id) => this.#ids.set(value, id))
+    for (const [id, value] of this.values.entries()) this.#ids.set(value, id)
   }
 
   /** Inputs in the order in which a run takes them. */
@@ -159,6 +159,32 @@ function liveNodes(nodes: readonly Node[], outputs: readonly Value[]): Node[] {
     live.push(node)
   }
   return live.reverse()
+}
+
+/**
+ * Moves nodes that only write stored values up to where their inputs are ready: a gradient that is accumulated need not
+ * live until the last one is. No node passes another that reads what it writes, or writes what it reads.
+ */
+function hoistUpdates(nodes: readonly Node[]): Node[] {
+  const ordered: Node[] = []
+  for (const node of nodes) {
+    let at = ordered.length
+    if (Object.keys(node.outputs).length === 0) while (at > 0 && !mustPrecede(ordered[at - 1]!, node)) at--
+    ordered.splice(at, 0, node)
+  }
+  return ordered
+}
+
+function mustPrecede(first: Node, second: Node): boolean {
+  const written = (node: Node) => (node.op.updates ?? []).map((key: string) => node.inputs[key])
+  const reads = Object.values(second.inputs)
+  return (
+    reads.some((value) => value.node === first) ||
+    written(first).some((value: Value | undefined) => value !== undefined && reads.includes(value)) ||
+    written(second).some(
+      (value: Value | undefined) => value !== undefined && Object.values(first.inputs).includes(value),
+    )
+  )
 }
 
 /** Values that some live node reads, or that are outputs: a node's other outputs are not computed. */

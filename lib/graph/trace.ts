@@ -111,8 +111,12 @@ export class Trace {
     const key = `${storage}:${name}`
     const known = this.#stored.get(key)
     if (known !== undefined) {
-      expect(known.dtype === dtype && `${known.shape}` === `${shape}`, "BAD_SHAPE", () =>
-        `${this.where(name)}: ${storage} ${name} is ${known.dtype} [${known.shape}], asked for as ${dtype} [${shape}]`)
+      expect(
+        known.dtype === dtype && `${known.shape}` === `${shape}`,
+        "BAD_SHAPE",
+        () =>
+          `${this.where(name)}: ${storage} ${name} is ${known.dtype} [${known.shape}], asked for as ${dtype} [${shape}]`,
+      )
       return known
     }
     checkSizes(this.where(storage), name, shape)
@@ -130,8 +134,11 @@ export class Trace {
 
 function checkSizes(where: string, key: string, shape: readonly number[]): void {
   expect(shape.length <= 6, "BAD_SHAPE", () => `${where}: ${key} has at most 6 dimensions, got [${shape}]`)
-  expect(shape.every((size) => Number.isSafeInteger(size) && size >= 1), "BAD_SHAPE", () =>
-    `${where}: sizes of ${key} are whole numbers of at least 1, got [${shape}]`)
+  expect(
+    shape.every((size) => Number.isSafeInteger(size) && size >= 1),
+    "BAD_SHAPE",
+    () => `${where}: sizes of ${key} are whole numbers of at least 1, got [${shape}]`,
+  )
 }
 
 let active: Trace | undefined
@@ -139,7 +146,10 @@ let active: Trace | undefined
 /** The trace being recorded; ops and layers only make sense inside one. */
 export function current(where: string): Trace {
   if (active === undefined) {
-    throw new SelscanError("BAD_INPUT", `${where}: ops are called while tracing, got no trace; wrap the call in trace(name, fn)`)
+    throw new SelscanError(
+      "BAD_INPUT",
+      `${where}: ops are called while tracing, got no trace; wrap the call in trace(name, fn)`,
+    )
   }
   return active
 }

@@ -1,5 +1,5 @@
-import type { Value } from "../graph/value.ts"
 import { current } from "../graph/trace.ts"
+import type { Value } from "../graph/value.ts"
 import { linear } from "../ops/linear.ts"
 import { constant, fanIn } from "./init.ts"
 import { Layer, type Parameter, type Rows } from "./layer.ts"

@@ -57,8 +57,11 @@ export class Mamba extends Layer {
     const inner = options.inner ?? expand * dim
     const rank = options.rank ?? Math.ceil(dim / 16)
     for (const [name, size] of Object.entries({ dim, inner, state, conv, rank })) {
-      expect(Number.isSafeInteger(size) && size >= 1, "BAD_OPTION", () =>
-        `Mamba: ${name} is a whole number of at least 1, got ${size}`)
+      expect(
+        Number.isSafeInteger(size) && size >= 1,
+        "BAD_OPTION",
+        () => `Mamba: ${name} is a whole number of at least 1, got ${size}`,
+      )
     }
     expect(conv >= 2 && conv <= 4, "BAD_OPTION", () => `Mamba: conv is 2, 3 or 4 taps, got ${conv}`)
     expect(state <= 64, "BAD_OPTION", () => `Mamba: state is 1 to 64, got ${state}`)

@@ -2,8 +2,9 @@
  * Mamba and MambaByte language models: embedding, residual Mamba blocks, a last norm, and a head that is the embedding
  * unless stated. MambaByte is the same network over the 256 bytes.
  */
-import { expect, suggestion } from "../errors.ts"
+
 import type { MambaConfig } from "../checkpoint/config.ts"
+import { expect, suggestion } from "../errors.ts"
 import { checkpoint } from "../graph/checkpoint.ts"
 import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
@@ -111,8 +112,11 @@ class Backbone extends Layer {
   constructor(config: MambaConfig) {
     super()
     const { dim, vocab, layers, normEps: eps } = config
-    expect(Number.isSafeInteger(layers) && layers >= 1, "BAD_OPTION", () =>
-      `model: layers is a whole number of at least 1, got ${layers}`)
+    expect(
+      Number.isSafeInteger(layers) && layers >= 1,
+      "BAD_OPTION",
+      () => `model: layers is a whole number of at least 1, got ${layers}`,
+    )
     this.#embedding = new Embedding({ vocab, dim })
     const mixer = () => new Mamba({ ...config, bias: config.projBias, branches: layers })
     this.#blocks = Array.from({ length: layers }, () => new Residual({ dim, mixer: mixer(), eps }))

@@ -2,14 +2,15 @@
  * A training run on disk. `checkpoint.safetensors` alone decides where a resumed run goes on: weights, moments, carried
  * states, step and recipe in one file that is replaced atomically.
  */
-import { join } from "node:path"
+
 import { access } from "node:fs/promises"
+import { join } from "node:path"
 import { writeFileAtomically } from "../checkpoint/atomic.ts"
 import { mambaConfigFields } from "../checkpoint/config.ts"
 import { openSafetensors, type TensorEntry, writeSafetensors } from "../checkpoint/safetensors.ts"
 import { expect, SelscanError } from "../errors.ts"
 import type { Slot } from "../graph/program.ts"
-import type { StoredKind, Store } from "../native.ts"
+import type { Store, StoredKind } from "../native.ts"
 import type { TrainRecipe } from "./options.ts"
 
 const kinds: readonly StoredKind[] = ["weight", "training", "state"]
@@ -30,22 +31,38 @@ export type StoredSlots = ReadonlyMap<StoredKind, readonly Slot[]>
 export const checkpointPath = (out: string): string => join(out, "checkpoint.safetensors")
 
 export async function exists(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false)
+  return access(path).then(
+    () => true,
+    () => false,
+  )
 }
 
 /** Writes the checkpoint, then the model as a folder that load() reads. */
-export async function saveRun(out: string, store: Store, slots: StoredSlots, recipe: TrainRecipe, progress: Progress): Promise<void> {
-  const entries = kinds.flatMap((kind) => (slots.get(kind) ?? []).map((slot): TensorEntry => ({
-    name: kind === "weight" ? slot.name : `${kind}:${slot.name}`,
-    dtype: "F32",
-    shape: slot.shape,
-    data: () => store.download(kind, slot.name),
-  })))
+export async function saveRun(
+  out: string,
+  store: Store,
+  slots: StoredSlots,
+  recipe: TrainRecipe,
+  progress: Progress,
+): Promise<void> {
+  const entries = kinds.flatMap((kind) =>
+    (slots.get(kind) ?? []).map(
+      (slot): TensorEntry => ({
+        name: kind === "weight" ? slot.name : `${kind}:${slot.name}`,
+        dtype: "F32",
+        shape: slot.shape,
+        data: () => store.download(kind, slot.name),
+      }),
+    ),
+  )
   const metadata = { selscan: version, recipe: JSON.stringify(recipe), progress: JSON.stringify(progress) }
   await writeSafetensors(checkpointPath(out), entries, { metadata })
   const weights = entries.slice(0, slots.get("weight")?.length ?? 0)
   await writeSafetensors(join(out, "model.safetensors"), weights, { metadata: { format: "pt" } })
-  await writeFileAtomically(join(out, "config.json"), `${JSON.stringify(mambaConfigFields(recipe.config, "original"), null, 2)}\n`)
+  await writeFileAtomically(
+    join(out, "config.json"),
+    `${JSON.stringify(mambaConfigFields(recipe.config, "original"), null, 2)}\n`,
+  )
 }
 
 /** Reads recipe and progress of a run. Throws BAD_CHECKPOINT when the file is not one. */
@@ -53,15 +70,23 @@ export async function readRun(out: string): Promise<{ recipe: TrainRecipe; progr
   const path = checkpointPath(out)
   await using file = await openSafetensors(path)
   const { metadata } = file
-  expect(metadata["selscan"] === version, "BAD_CHECKPOINT", () =>
-    `${path}: a training checkpoint of version ${version} is expected, got ${metadata["selscan"] ?? "another file"}`)
+  expect(
+    metadata.selscan === version,
+    "BAD_CHECKPOINT",
+    () => `${path}: a training checkpoint of version ${version} is expected, got ${metadata.selscan ?? "another file"}`,
+  )
   try {
     return {
-      recipe: JSON.parse(metadata["recipe"] ?? "") as TrainRecipe,
-      progress: JSON.parse(metadata["progress"] ?? "") as Progress,
+      recipe: JSON.parse(metadata.recipe ?? "") as TrainRecipe,
+      progress: JSON.parse(metadata.progress ?? "") as Progress,
     }
   } catch (cause) {
-    throw new SelscanError("BAD_CHECKPOINT", `${path}: recipe and progress are expected to be JSON, but they are not`, { path }, { cause })
+    throw new SelscanError(
+      "BAD_CHECKPOINT",
+      `${path}: recipe and progress are expected to be JSON, but they are not`,
+      { path },
+      { cause },
+    )
   }
 }
 
@@ -73,8 +98,12 @@ export async function restoreRun(out: string, store: Store, slots: StoredSlots):
     for (const slot of slots.get(kind) ?? []) {
       const name = kind === "weight" ? slot.name : `${kind}:${slot.name}`
       const info = file.tensors.get(name)
-      expect(info !== undefined && info.dtype === "F32" && `${info.shape}` === `${slot.shape}`, "BAD_CHECKPOINT", () =>
-        `${path}: ${name} is expected as F32 [${slot.shape}], got ${info === undefined ? "nothing" : `${info.dtype} [${info.shape}]`}`)
+      expect(
+        info !== undefined && info.dtype === "F32" && `${info.shape}` === `${slot.shape}`,
+        "BAD_CHECKPOINT",
+        () =>
+          `${path}: ${name} is expected as F32 [${slot.shape}], got ${info === undefined ? "nothing" : `${info.dtype} [${info.shape}]`}`,
+      )
       await store.upload(kind, slot, await file.readF32(name))
     }
   }

@@ -29,8 +29,12 @@ export class Streams {
 
   constructor(text: Uint8Array, options: { streams: number; length: number; seed: number; reset: number }) {
     const { streams, length, seed, reset } = options
-    expect(text.length > length, "BAD_INPUT", () =>
-      `train: the text is longer than one sequence of ${length} bytes, got ${text.length}; give more text or a smaller --length`)
+    expect(
+      text.length > length,
+      "BAD_INPUT",
+      () =>
+        `train: the text is longer than one sequence of ${length} bytes, got ${text.length}; give more text or a smaller --length`,
+    )
     this.text = text
     this.streams = streams
     this.length = length
@@ -88,7 +92,8 @@ export async function readWhole(path: string): Promise<Uint8Array> {
     return await handle.readFile()
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
-    const why = code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a folder" : (cause as Error).message
+    const why =
+      code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a folder" : (cause as Error).message
     throw new SelscanError("NOT_FOUND", `${path}: a readable file is expected, but ${why}`, { path }, { cause })
   }
 }

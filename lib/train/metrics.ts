@@ -40,7 +40,12 @@ export class Metrics {
   async append(line: MetricsLine): Promise<void> {
     this.lines.push(line)
     await appendFile(this.path, `${JSON.stringify(line)}\n`).catch((cause: Error) => {
-      throw new SelscanError("DISK", `${this.path}: could not be written: ${cause.message}`, { path: this.path }, { cause })
+      throw new SelscanError(
+        "DISK",
+        `${this.path}: could not be written: ${cause.message}`,
+        { path: this.path },
+        { cause },
+      )
     })
   }
 

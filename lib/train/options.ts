@@ -2,10 +2,11 @@
  * Options of a training run: names, defaults with their sources, and checks. They are stored with every checkpoint, and a
  * resumed run uses those.
  */
+
+import type { MambaConfig } from "../checkpoint/config.ts"
 import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
 import { type MambaSize, mambaConfig, mambaPreset } from "../models/mamba.ts"
-import type { MambaConfig } from "../checkpoint/config.ts"
 import { optimizerDefaults } from "./program.ts"
 
 export interface TrainOptions {
@@ -96,10 +97,17 @@ export function trainRecipe(options: TrainOptions): TrainRecipe {
   for (const name of ["beta1", "beta2"] as const) range(name, recipe[name], 0, 1 - 2 ** -24)
   range("reset", recipe.reset, 0, 1)
   range("validation", recipe.validation, 0, 0.5)
-  expect(["f32", "bf16"].includes(recipe.precision), "BAD_OPTION", () =>
-    `train: precision is f32 or bf16, got ${recipe.precision}`)
-  expect(recipe.config.vocab === 256, "BAD_OPTION", () =>
-    `train: text is trained as bytes, so the vocabulary is 256, got ${recipe.config.vocab}; choose a mambabyte preset`)
+  expect(
+    ["f32", "bf16"].includes(recipe.precision),
+    "BAD_OPTION",
+    () => `train: precision is f32 or bf16, got ${recipe.precision}`,
+  )
+  expect(
+    recipe.config.vocab === 256,
+    "BAD_OPTION",
+    () =>
+      `train: text is trained as bytes, so the vocabulary is 256, got ${recipe.config.vocab}; choose a mambabyte preset`,
+  )
   const { out: _out, model: _model, ...stored } = recipe as typeof recipe & { model?: unknown; out?: unknown }
   return stored as TrainRecipe
 }
@@ -109,11 +117,17 @@ function configOf(model: NonNullable<TrainOptions["model"]>): MambaConfig {
 }
 
 function whole(name: string, value: number, least: number): void {
-  expect(Number.isSafeInteger(value) && value >= least, "BAD_OPTION", () =>
-    `train: ${name} is a whole number of at least ${least}, got ${value}`)
+  expect(
+    Number.isSafeInteger(value) && value >= least,
+    "BAD_OPTION",
+    () => `train: ${name} is a whole number of at least ${least}, got ${value}`,
+  )
 }
 
 function range(name: string, value: number, low: number, high: number): void {
-  expect(typeof value === "number" && value >= low && value <= high, "BAD_OPTION", () =>
-    `train: ${name} is a number from ${low} to ${high}, got ${value}`)
+  expect(
+    typeof value === "number" && value >= low && value <= high,
+    "BAD_OPTION",
+    () => `train: ${name} is a number from ${low} to ${high}, got ${value}`,
+  )
 }

@@ -1,14 +1,15 @@
 /**
  * The programs of training: a step (forward, gradients, update), and its two halves for accumulated batches.
  */
-import type { Precision, Trace } from "../graph/trace.ts"
+
+import { gradients } from "../graph/gradient.ts"
 import { type Program, trace } from "../graph/program.ts"
+import type { Precision, Trace } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
 import { allParameters, type Rows } from "../layers/layer.ts"
 import type { LanguageModel } from "../models/language-model.ts"
 import { adamW, clipScale } from "../ops/adam-w.ts"
 import { accumulate, add, overwrite } from "../ops/elementwise.ts"
-import { gradients } from "../graph/gradient.ts"
 import { linearCrossEntropy } from "../ops/linear-cross-entropy.ts"
 import { sum, sumSquares } from "../ops/reduce.ts"
 
@@ -44,29 +45,38 @@ export type GradientUse = "update" | "overwrite" | "accumulate"
  * norm before clipping. With `overwrite` and `accumulate` the gradients go to the accumulators, the first batch of a step
  * overwriting what the last step left there.
  */
-export function batchProgram(model: LanguageModel, shape: BatchShape, use: GradientUse, optimizer: OptimizerOptions): Program {
+export function batchProgram(
+  model: LanguageModel,
+  shape: BatchShape,
+  use: GradientUse,
+  optimizer: OptimizerOptions,
+): Program {
   const { batch, length, streams, recompute, precision } = shape
-  return trace(`train ${use}`, (t) => {
-    const rows: Rows = {
-      segments: t.input("segments", "i32", [batch, 5]),
-      slots: 3 + 2 * streams,
-      matrixDtype: "f32",
-      recompute,
-    }
-    const hidden = model.forward(t.input("ids", "i32", [batch * length]), rows)
-    const targets = t.input("targets", "i32", [batch * length])
-    const { losses } = linearCrossEntropy({ x: hidden, weight: model.head(rows), targets }, { precision })
-    const loss = sum({ x: losses }).y
-    const names = [...allParameters(model)]
-    const weights = names.map(([name, { shape }]) => t.weight(name, "f32", shape))
-    const grads = gradients([[loss, t.input("scale", "f32", [])]], weights, (a, b) => add({ a, b }).y)
-    if (use === "update") return { loss, norm: update(t, model, grads, optimizer) }
-    const store = use === "overwrite" ? overwrite : accumulate
-    names.forEach(([name, { shape }], i) => {
-      store({ total: t.training(`grad:${name}`, "f32", shape), x: grads[i]! })
-    })
-    return { loss }
-  }, { precision })
+  return trace(
+    `train ${use}`,
+    (t) => {
+      const rows: Rows = {
+        segments: t.input("segments", "i32", [batch, 5]),
+        slots: 3 + 2 * streams,
+        matrixDtype: "f32",
+        recompute,
+      }
+      const hidden = model.forward(t.input("ids", "i32", [batch * length]), rows)
+      const targets = t.input("targets", "i32", [batch * length])
+      const { losses } = linearCrossEntropy({ x: hidden, weight: model.head(rows), targets }, { precision })
+      const loss = sum({ x: losses }).y
+      const names = [...allParameters(model)]
+      const weights = names.map(([name, { shape }]) => t.weight(name, "f32", shape))
+      const grads = gradients([[loss, t.input("scale", "f32", [])]], weights, (a, b) => add({ a, b }).y)
+      if (use === "update") return { loss, norm: update(t, model, grads, optimizer) }
+      const store = use === "overwrite" ? overwrite : accumulate
+      names.forEach(([name, { shape }], i) => {
+        store({ total: t.training(`grad:${name}`, "f32", shape), x: grads[i]! })
+      })
+      return { loss }
+    },
+    { precision },
+  )
 }
 
 /** The update alone, from accumulated gradients. Inputs: rate, step. Output: norm. */
@@ -86,7 +96,15 @@ function update(t: Trace, model: LanguageModel, grads: readonly Value[], options
   for (const [name, parameter] of allParameters(model)) {
     const moment = (which: string) => t.training(`${which}:${name}`, "f32", parameter.shape)
     adamW(
-      { param: t.weight(name, "f32", parameter.shape), grad: grads[i++]!, m: moment("m"), v: moment("v"), rate, step, clip: scale },
+      {
+        param: t.weight(name, "f32", parameter.shape),
+        grad: grads[i++]!,
+        m: moment("m"),
+        v: moment("v"),
+        rate,
+        step,
+        clip: scale,
+      },
       { beta1, beta2, eps, decay: parameter.decay ? decay : 0 },
     )
   }

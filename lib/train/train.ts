@@ -4,18 +4,18 @@
 import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
 import { expect, SelscanError } from "../errors.ts"
+import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 import type { Slot } from "../graph/program.ts"
 import { allParameters } from "../layers/layer.ts"
 import { initialWeights, type LanguageModel } from "../models/language-model.ts"
 import { MambaModel } from "../models/mamba.ts"
-import { type Executable, type StoredKind, Store } from "../native.ts"
-import { checkpointPath, exists, type Progress, readRun, restoreRun, saveRun, type StoredSlots } from "./checkpoint.ts"
+import { type Executable, Store, type StoredKind } from "../native.ts"
+import { checkpointPath, exists, type Progress, readRun, restoreRun, type StoredSlots, saveRun } from "./checkpoint.ts"
 import { readTexts, type Split, Streams, splitValidation } from "./data.ts"
 import { Metrics } from "./metrics.ts"
 import { type TrainOptions, type TrainRecipe, trainRecipe } from "./options.ts"
 import { batchProgram, optimizerDefaults, updateProgram } from "./program.ts"
 import { learningRate } from "./schedule.ts"
-import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 
 /** What a run tells as it goes. */
 export type TrainEvent =
@@ -52,12 +52,19 @@ export interface TrainControl {
  */
 export async function* train(options: TrainOptions, control: TrainControl = {}): AsyncGenerator<TrainEvent> {
   const { out } = options
-  expect(typeof out === "string" && out !== "", "BAD_OPTION", () => "train: out is a folder for the run, got none; name it with --out")
+  expect(
+    typeof out === "string" && out !== "",
+    "BAD_OPTION",
+    () => "train: out is a folder for the run, got none; name it with --out",
+  )
   const saved = control.resume ? await readRun(out) : undefined
   const recipe = saved?.recipe ?? trainRecipe(options)
   if (saved === undefined) {
-    expect(!(await exists(checkpointPath(out))), "BAD_OPTION", () =>
-      `train: ${out} already holds a run; go on with --resume ${out}, or choose another --out`)
+    expect(
+      !(await exists(checkpointPath(out))),
+      "BAD_OPTION",
+      () => `train: ${out} already holds a run; go on with --resume ${out}, or choose another --out`,
+    )
   }
   const text = splitValidation(await readTexts(recipe.files), recipe.validation)
   await mkdir(out, { recursive: true }).catch((cause: Error) => {
@@ -77,7 +84,15 @@ class Run {
   readonly #programs: Programs
   #progress: Progress
 
-  private constructor(fields: { out: string; recipe: TrainRecipe; store: Store; text: Split; metrics: Metrics; programs: Programs; progress: Progress }) {
+  private constructor(fields: {
+    out: string
+    recipe: TrainRecipe
+    store: Store
+    text: Split
+    metrics: Metrics
+    programs: Programs
+    progress: Progress
+  }) {
     const { out, recipe, store, text, metrics, programs, progress } = fields
     this.#out = out
     this.#recipe = recipe
@@ -101,7 +116,15 @@ class Run {
       }
     } else await restoreRun(out, store, programs.slots)
     const metrics = await Metrics.open(join(out, "metrics.jsonl"), progress?.step ?? 0)
-    return new Run({ out, recipe, store, text, metrics, programs, progress: progress ?? { step: 0, bytesSeen: 0, seconds: 0 } })
+    return new Run({
+      out,
+      recipe,
+      store,
+      text,
+      metrics,
+      programs,
+      progress: progress ?? { step: 0, bytesSeen: 0, seconds: 0 },
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -117,7 +140,8 @@ class Run {
       began = performance.now()
       yield event
       const { step } = this.#progress
-      if (this.#validation.length > 0 && (step % validateEvery === 0 || step === steps)) yield await this.#validate(signal)
+      if (this.#validation.length > 0 && (step % validateEvery === 0 || step === steps))
+        yield await this.#validate(signal)
       if (step % saveEvery === 0 || step === steps) {
         yield await this.#save()
         savedAt = step
@@ -141,13 +165,17 @@ class Run {
         scale: Float32Array.of(1 / tokens),
         ...(accumulation === 1 && updateInputs(rate, step)),
       })
-      nats += outputs["loss"]![0]!
-      norm = outputs["norm"]?.[0] ?? 0
+      nats += outputs.loss![0]!
+      norm = outputs.norm?.[0] ?? 0
     }
-    if (accumulation > 1) norm = (await this.#programs.update!.run(updateInputs(rate, step)))["norm"]![0]!
+    if (accumulation > 1) norm = (await this.#programs.update!.run(updateInputs(rate, step))).norm![0]!
     const bits = nats / tokens / Math.LN2
-    expect(Number.isFinite(bits) && Number.isFinite(norm), "NOT_FINITE", () =>
-      `train: loss ${bits} and gradient norm ${norm} at step ${step + 1} are no longer numbers; resume from ${this.#out} with a lower rate`)
+    expect(
+      Number.isFinite(bits) && Number.isFinite(norm),
+      "NOT_FINITE",
+      () =>
+        `train: loss ${bits} and gradient norm ${norm} at step ${step + 1} are no longer numbers; resume from ${this.#out} with a lower rate`,
+    )
     const seconds = (performance.now() - began) / 1000
     this.#progress = {
       step: step + 1,
@@ -210,13 +238,22 @@ class Programs {
   readonly scoringSlots: readonly [number, number]
   readonly slots: StoredSlots
 
-  private constructor(batches: readonly Executable[], update: Executable | undefined, score: Executable, streams: number) {
+  private constructor(
+    batches: readonly Executable[],
+    update: Executable | undefined,
+    score: Executable,
+    streams: number,
+  ) {
     this.#batches = batches
     this.update = update
     this.score = score
     // After the two of every stream.
     this.scoringSlots = [1 + 2 * streams, 2 + 2 * streams]
-    const all = new Map<StoredKind, Map<string, Slot>>([["weight", new Map()], ["training", new Map()], ["state", new Map()]])
+    const all = new Map<StoredKind, Map<string, Slot>>([
+      ["weight", new Map()],
+      ["training", new Map()],
+      ["state", new Map()],
+    ])
     for (const { program } of [...batches, ...(update ? [update] : [])]) {
       for (const [kind, known] of all) for (const slot of program.stored(kind)) known.set(slot.name, slot)
     }

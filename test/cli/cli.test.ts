@@ -19,7 +19,10 @@ interface Outcome {
   readonly err: string
 }
 
-async function selscan(args: readonly string[], options: SpawnOptions & { input?: string; whenRunning?: (pid: number) => void } = {}): Promise<Outcome> {
+async function selscan(
+  args: readonly string[],
+  options: SpawnOptions & { input?: string; whenRunning?: (pid: number) => void } = {},
+): Promise<Outcome> {
   const { input, whenRunning, ...rest } = options
   const child = spawn(process.execPath, ["--import=tsx", entry, ...args], { ...rest, stdio: ["pipe", "pipe", "pipe"] })
   let [out, err] = ["", ""]
@@ -35,13 +38,41 @@ async function selscan(args: readonly string[], options: SpawnOptions & { input?
   return { code, out, err }
 }
 
-const tiny = ["--file", text, "--dim", "16", "--layers", "1", "--state", "4", "--batch", "2", "--length", "32", "--validation", "0.02"]
+const tiny = [
+  "--file",
+  text,
+  "--dim",
+  "16",
+  "--layers",
+  "1",
+  "--state",
+  "4",
+  "--batch",
+  "2",
+  "--length",
+  "32",
+  "--validation",
+  "0.02",
+]
 const model = join(folder, "model")
 
 test.before("a tiny model is trained by the command", async (t) => {
-  const { code, out, err } = await selscan(["train", ...tiny, "--out", model, "--steps", "30", "--rate", "0.01", "--json"])
+  const { code, out, err } = await selscan([
+    "train",
+    ...tiny,
+    "--out",
+    model,
+    "--steps",
+    "30",
+    "--rate",
+    "0.01",
+    "--json",
+  ])
   t.is(code, 0, err)
-  const events = out.trim().split("\n").map((line) => JSON.parse(line))
+  const events = out
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line))
   t.deepEqual([...new Set(events.map((event) => event.type))], ["step", "validation", "saved"])
 })
 
@@ -54,7 +85,9 @@ test("generate streams text after the prompt, the same for the same seed", async
 })
 
 test("generate --json prints one object, and --stdin reads the prompt from standard input", async (t) => {
-  const { code, out, err } = await selscan(["generate", "--stdin", "--model", model, "--max-tokens", "5", "--json"], { input: "pease" })
+  const { code, out, err } = await selscan(["generate", "--stdin", "--model", model, "--max-tokens", "5", "--json"], {
+    input: "pease",
+  })
   t.is(code, 0, err)
   const object = JSON.parse(out)
   t.is(object.prompt, "pease")

@@ -26,16 +26,19 @@ const bytes = (text: string) => [...new TextEncoder().encode(text)]
 const ids = fc.array(fc.integer({ min: 0, max: 255 }), { minLength: 1, maxLength: 40 })
 
 test("the same text in any cuts gives the same bits", async (t) => {
-  await fc.assert(fc.asyncProperty(ids, fc.array(fc.integer({ min: 1, max: 9 })), async (text, cuts) => {
-    using session = model.session()
-    let at = 0
-    for (const cut of cuts) {
-      await session.append(text.slice(at, at + cut))
-      at += Math.min(cut, text.length - at)
-    }
-    const rest = text.slice(at)
-    t.deepEqual(await next(session, rest.length > 0 ? rest : undefined), await fresh(text))
-  }), { numRuns, seed: 1 })
+  await fc.assert(
+    fc.asyncProperty(ids, fc.array(fc.integer({ min: 1, max: 9 })), async (text, cuts) => {
+      using session = model.session()
+      let at = 0
+      for (const cut of cuts) {
+        await session.append(text.slice(at, at + cut))
+        at += Math.min(cut, text.length - at)
+      }
+      const rest = text.slice(at)
+      t.deepEqual(await next(session, rest.length > 0 ? rest : undefined), await fresh(text))
+    }),
+    { numRuns, seed: 1 },
+  )
 })
 
 test("a prompt of more than one program's rows gives the bits of its pieces", async (t) => {
@@ -119,11 +122,13 @@ test("an abort before anything ran leaves the session as it was", async (t) => {
 })
 
 test("the same seed gives the same text, another seed another", async (t) => {
-  const texts = await Promise.all([4, 4, 5].map(async (seed) => {
-    let text = ""
-    for await (const piece of model.generate("x", { seed, maxTokens: 40 })) text += piece
-    return text
-  }))
+  const texts = await Promise.all(
+    [4, 4, 5].map(async (seed) => {
+      let text = ""
+      for await (const piece of model.generate("x", { seed, maxTokens: 40 })) text += piece
+      return text
+    }),
+  )
   t.is(texts[0], texts[1])
   t.not(texts[0], texts[2])
 })
@@ -176,7 +181,10 @@ test("maxTokens 0 generates nothing but takes the prompt", async (t) => {
 test("sessions beyond the slots are refused, and slots come back", async (t) => {
   await using small = await tinyModel({ sessions: 1 })
   const session = small.session()
-  t.like(t.throws(() => small.session()), { code: "SLOTS_EXHAUSTED" })
+  t.like(
+    t.throws(() => small.session()),
+    { code: "SLOTS_EXHAUSTED" },
+  )
   session.dispose()
   session.dispose()
   t.like(await t.throwsAsync(() => session.append("x")), { code: "DISPOSED" })
@@ -190,9 +198,15 @@ test("a disposed model says so, whatever is asked", async (t) => {
   const running = session.append("x".repeat(3000))
   await gone.dispose()
   await gone.dispose()
-  const outcome = await running.then(() => "done", (error: { code: string }) => error.code)
+  const outcome = await running.then(
+    () => "done",
+    (error: { code: string }) => error.code,
+  )
   t.true(["done", "DISPOSED"].includes(outcome), outcome)
-  t.like(t.throws(() => gone.session()), { code: "DISPOSED" })
+  t.like(
+    t.throws(() => gone.session()),
+    { code: "DISPOSED" },
+  )
   t.like(await t.throwsAsync(() => session.append("more")), { code: "DISPOSED" })
   t.like(await t.throwsAsync(() => gone.generate("x").next()), { code: "DISPOSED" })
 })

@@ -5,16 +5,19 @@ import { byteCodec, Delivery, StopSearch } from "../../lib/generate/text.ts"
 const numRuns = 300
 
 test("text comes whole and characters are never split", (t) => {
-  fc.assert(fc.property(fc.string({ unit: "grapheme" }), (text) => {
-    const delivery = new Delivery(byteCodec, [])
-    let out = ""
-    for (const id of byteCodec.encode(text)) {
-      const piece = delivery.push(id)
-      t.false(piece.includes("\ufffd") && !text.includes("\ufffd"))
-      out += piece
-    }
-    t.is(out + delivery.flush(), text)
-  }), { numRuns, seed: 1 })
+  fc.assert(
+    fc.property(fc.string({ unit: "grapheme" }), (text) => {
+      const delivery = new Delivery(byteCodec, [])
+      let out = ""
+      for (const id of byteCodec.encode(text)) {
+        const piece = delivery.push(id)
+        t.false(piece.includes("\ufffd") && !text.includes("\ufffd"))
+        out += piece
+      }
+      t.is(out + delivery.flush(), text)
+    }),
+    { numRuns, seed: 1 },
+  )
 })
 
 test("bytes that are no text become replacement characters, once the decoder is sure", (t) => {
@@ -29,19 +32,22 @@ test("bytes that are no text become replacement characters, once the decoder is 
 test("a stop string is found across any cuts, and nothing of it is shown", (t) => {
   const letters = fc.string({ unit: fc.constantFrom("a", "b"), maxLength: 30 })
   const stop = fc.string({ unit: fc.constantFrom("a", "b"), minLength: 1, maxLength: 4 })
-  fc.assert(fc.property(letters, fc.array(stop, { minLength: 1, maxLength: 3 }), (text, stops) => {
-    const search = new StopSearch(stops)
-    let shown = ""
-    for (const letter of text) {
-      if (search.stopped !== undefined) break
-      shown += search.push(letter)
-    }
-    const first = Math.min(...stops.map((one) => text.indexOf(one)).filter((at) => at >= 0))
-    if (search.stopped === undefined) t.is(shown + search.held, text)
-    // Letter by letter, the stop string that ends first is found first.
-    else t.true(text.startsWith(shown + search.stopped) && shown.length >= Math.min(first, shown.length))
-    t.false(stops.some((one) => shown.includes(one)))
-  }), { numRuns, seed: 1 })
+  fc.assert(
+    fc.property(letters, fc.array(stop, { minLength: 1, maxLength: 3 }), (text, stops) => {
+      const search = new StopSearch(stops)
+      let shown = ""
+      for (const letter of text) {
+        if (search.stopped !== undefined) break
+        shown += search.push(letter)
+      }
+      const first = Math.min(...stops.map((one) => text.indexOf(one)).filter((at) => at >= 0))
+      if (search.stopped === undefined) t.is(shown + search.held, text)
+      // Letter by letter, the stop string that ends first is found first.
+      else t.true(text.startsWith(shown + search.stopped) && shown.length >= Math.min(first, shown.length))
+      t.false(stops.some((one) => shown.includes(one)))
+    }),
+    { numRuns, seed: 1 },
+  )
 })
 
 test("undelivered counts the tokens behind what was shown", (t) => {

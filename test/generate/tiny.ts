@@ -12,7 +12,10 @@ export async function tinyModel(options: ModelOptions & { spread?: number } = {}
   const model = new Model(network, "f32", rest)
   const weights = initialWeights(network, 5)
   // A wider embedding makes the next token depend on what came before, yet leaves it open.
-  weights.set("backbone.embedding.weight", weights.get("backbone.embedding.weight")!.map((value) => value * spread))
+  weights.set(
+    "backbone.embedding.weight",
+    weights.get("backbone.embedding.weight")!.map((value) => value * spread),
+  )
   for (const [name, { shape }] of allParameters(network)) {
     await model.store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
   }

@@ -50,7 +50,7 @@ function againstSnapshot(t: import("ava").ExecutionContext, name: string, print:
   const kept = print.split("\n").filter((line) => !/layers\.(?:[2-9]|\d\d+)\./.test(line))
   const hash = createHash("sha256").update(print).digest("hex")
   const text = `${kept.join("\n")}sha256 of all ${print.split("\n").length} lines: ${hash}\n`
-  if (process.env["SNAPSHOT"] === "update") writeFileSync(path, text)
+  if (process.env.SNAPSHOT === "update") writeFileSync(path, text)
   t.true(existsSync(path), "the snapshot exists")
   t.is(text, readFileSync(path, "utf8"))
 }
@@ -59,17 +59,25 @@ test("weights are drawn as in the paper's code", (t) => {
   const config = mambaConfig({ dim: 64, layers: 4, vocab: 256 })
   const weights = initialWeights(new MambaModel(config), 1)
   const mixer = (name: string) => weights.get(`backbone.layers.2.mixer.${name}`)!
-  t.deepEqual([...mixer("A_log").slice(0, 16)], Array.from({ length: 16 }, (_, n) => Math.fround(Math.log(n + 1))))
+  t.deepEqual(
+    [...mixer("A_log").slice(0, 16)],
+    Array.from({ length: 16 }, (_, n) => Math.fround(Math.log(n + 1))),
+  )
   t.true(mixer("D").every((value) => value === 1))
-  const deviation = (values: Float32Array) => Math.sqrt(values.reduce((total, value) => total + value * value, 0) / values.length)
-  const close = (value: number, wanted: number) => t.true(Math.abs(value / wanted - 1) < 0.05, `${value} against ${wanted}`)
+  const deviation = (values: Float32Array) =>
+    Math.sqrt(values.reduce((total, value) => total + value * value, 0) / values.length)
+  const close = (value: number, wanted: number) =>
+    t.true(Math.abs(value / wanted - 1) < 0.05, `${value} against ${wanted}`)
   close(deviation(weights.get("backbone.embedding.weight")!), 0.02)
   close(deviation(mixer("in_proj.weight")), 1 / Math.sqrt(3 * 64))
   close(deviation(mixer("dt_proj.weight")), 1 / Math.sqrt(3 * 4))
   // Four residual branches: √4 smaller.
   close(deviation(mixer("out_proj.weight")), 1 / Math.sqrt(3 * 128) / 2)
   const steps = [...mixer("dt_proj.bias")].map((bias) => Math.log1p(Math.exp(bias)))
-  t.true(steps.every((step) => step > 0.00099 && step < 0.1001), "softplus of the bias lies between 0.001 and 0.1")
+  t.true(
+    steps.every((step) => step > 0.00099 && step < 0.1001),
+    "softplus of the bias lies between 0.001 and 0.1",
+  )
   const median = steps.sort((a, b) => a - b)[64]!
   t.true(median > 0.005 && median < 0.02, `log-uniform: the median ${median} is near 0.01`)
 })
@@ -77,7 +85,14 @@ test("weights are drawn as in the paper's code", (t) => {
 test("decay applies to matrices, not to A_log, D, biases and norms", (t) => {
   const parameters = allParameters(new MambaModel(mambaConfig({ dim: 16, layers: 1, vocab: 256 })))
   const decayed = [...parameters].filter(([, { decay }]) => decay).map(([name]) => name.split(".").slice(-2).join("."))
-  t.deepEqual(decayed.sort(), ["conv1d.weight", "dt_proj.weight", "embedding.weight", "in_proj.weight", "out_proj.weight", "x_proj.weight"])
+  t.deepEqual(decayed.sort(), [
+    "conv1d.weight",
+    "dt_proj.weight",
+    "embedding.weight",
+    "in_proj.weight",
+    "out_proj.weight",
+    "x_proj.weight",
+  ])
 })
 
 test("a model's weights do not depend on its other layers", (t) => {
@@ -87,8 +102,20 @@ test("a model's weights do not depend on its other layers", (t) => {
 })
 
 test("sizes that no kernel takes are refused when the layer is made", (t) => {
-  t.like(t.throws(() => new Mamba({ dim: 16, state: 65 }), { message: /state is 1 to 64, got 65/ }), { code: "BAD_OPTION" })
-  t.like(t.throws(() => new Mamba({ dim: 16, conv: 5 }), { message: /2, 3 or 4 taps, got 5/ }), { code: "BAD_OPTION" })
-  t.like(t.throws(() => new Mamba({ dim: 0 }), { message: /dim/ }), { code: "BAD_OPTION" })
-  t.like(t.throws(() => mambaPreset("mamba-130"), { message: /did you mean mamba-130m\?/ }), { code: "BAD_OPTION" })
+  t.like(
+    t.throws(() => new Mamba({ dim: 16, state: 65 }), { message: /state is 1 to 64, got 65/ }),
+    { code: "BAD_OPTION" },
+  )
+  t.like(
+    t.throws(() => new Mamba({ dim: 16, conv: 5 }), { message: /2, 3 or 4 taps, got 5/ }),
+    { code: "BAD_OPTION" },
+  )
+  t.like(
+    t.throws(() => new Mamba({ dim: 0 }), { message: /dim/ }),
+    { code: "BAD_OPTION" },
+  )
+  t.like(
+    t.throws(() => mambaPreset("mamba-130"), { message: /did you mean mamba-130m\?/ }),
+    { code: "BAD_OPTION" },
+  )
 })

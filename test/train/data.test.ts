@@ -1,7 +1,7 @@
 import test from "ava"
+import { bitsPerByte } from "../../lib/generate/score.ts"
 import { Streams, splitValidation } from "../../lib/train/data.ts"
 import { learningRate } from "../../lib/train/schedule.ts"
-import { bitsPerByte } from "../../lib/generate/score.ts"
 
 const text = Uint8Array.from({ length: 1000 }, (_, i) => i % 251)
 const streams = () => new Streams(text, { streams: 3, length: 16, seed: 4, reset: 0.2 })

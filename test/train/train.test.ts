@@ -16,9 +16,21 @@ test.after.always(() => rm(folder, { recursive: true, force: true }))
 const text = join(folder, "text.txt")
 writeFileSync(text, "the quick brown fox jumps over the lazy dog. ".repeat(200))
 
-const small = { model: { dim: 16, layers: 2, state: 4 }, batch: 2, length: 32, steps: 12, rate: 0.01, validation: 0.02 } as const
+const small = {
+  model: { dim: 16, layers: 2, state: 4 },
+  batch: 2,
+  length: 32,
+  steps: 12,
+  rate: 0.01,
+  validation: 0.02,
+} as const
 let runs = 0
-const optionsOf = (extra: Partial<TrainOptions> = {}): TrainOptions => ({ files: [text], out: join(folder, `run-${runs++}`), ...small, ...extra })
+const optionsOf = (extra: Partial<TrainOptions> = {}): TrainOptions => ({
+  files: [text],
+  out: join(folder, `run-${runs++}`),
+  ...small,
+  ...extra,
+})
 
 async function events(options: TrainOptions, control: TrainControl = {}): Promise<TrainEvent[]> {
   const seen: TrainEvent[] = []
@@ -26,7 +38,8 @@ async function events(options: TrainOptions, control: TrainControl = {}): Promis
   return seen
 }
 
-const losses = (seen: readonly TrainEvent[]) => seen.flatMap((event) => (event.type === "step" ? [event.bitsPerByte] : []))
+const losses = (seen: readonly TrainEvent[]) =>
+  seen.flatMap((event) => (event.type === "step" ? [event.bitsPerByte] : []))
 
 /** Every tensor of a run's checkpoint, byte for byte. */
 async function contents(out: string): Promise<Record<string, string>> {
@@ -69,23 +82,38 @@ test("a killed run goes on from its last checkpoint, bit for bit, and its metric
   const script = `
     import { train } from ${JSON.stringify(new URL("../../lib/train/train.ts", import.meta.url).href)}
     for await (const event of train(${JSON.stringify(killed)})) if (event.type === "step") console.log(event.step)`
-  const child = spawn(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] })
+  const child = spawn(process.execPath, ["--import=tsx", "--input-type=module", "-e", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  })
   child.stdout.on("data", (data: Buffer) => {
-    if (data.toString().split("\n").some((line) => Number(line) >= 13)) child.kill("SIGKILL")
+    if (
+      data
+        .toString()
+        .split("\n")
+        .some((line) => Number(line) >= 13)
+    )
+      child.kill("SIGKILL")
   })
   const [, signal] = await once(child, "exit")
   t.is(signal, "SIGKILL", "the run was still under way")
   await events({ files: [], out: killed.out }, { resume: true })
   t.deepEqual(await contents(killed.out), await contents(whole.out))
-  const lines = (await readFile(join(killed.out, "metrics.jsonl"), "utf8")).trim().split("\n").map((line) => JSON.parse(line))
-  t.deepEqual(lines.filter((line) => "bitsPerByte" in line).map((line) => line.step), Array.from({ length: 40 }, (_, i) => i + 1))
+  const lines = (await readFile(join(killed.out, "metrics.jsonl"), "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line))
+  t.deepEqual(
+    lines.filter((line) => "bitsPerByte" in line).map((line) => line.step),
+    Array.from({ length: 40 }, (_, i) => i + 1),
+  )
 })
 
 test("accumulated batches give the gradients of one large batch", async (t) => {
   const large = losses(await events(optionsOf({ batch: 4, steps: 6 })))
   const parts = losses(await events(optionsOf({ batch: 2, accumulation: 2, steps: 6 })))
   // The sum over rows is cut differently, so that bits differ in the last places.
-  large.forEach((loss, i) => t.true(Math.abs(loss - parts[i]!) < 1e-4, `step ${i + 1}: ${loss}, ${parts[i]}`))
+  for (const [i, loss] of large.entries())
+    t.true(Math.abs(loss - parts[i]!) < 1e-4, `step ${i + 1}: ${loss}, ${parts[i]}`)
 })
 
 test("recomputing blocks changes memory, not bits", async (t) => {
@@ -140,7 +168,9 @@ test("a loss that is no longer a number ends the run, and the checkpoint stays",
 })
 
 test("resuming where there is no run says so", async (t) => {
-  t.like(await t.throwsAsync(() => events({ files: [], out: join(folder, "nothing") }, { resume: true })), { code: "NOT_FOUND" })
+  t.like(await t.throwsAsync(() => events({ files: [], out: join(folder, "nothing") }, { resume: true })), {
+    code: "NOT_FOUND",
+  })
   await writeFile(join(folder, "checkpoint.safetensors"), "garbage")
   t.like(await t.throwsAsync(() => events({ files: [], out: folder }, { resume: true })), { code: "BAD_FILE" })
 })
