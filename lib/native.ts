@@ -81,7 +81,14 @@ export function addon(): Addon {
 export const devices = (): readonly DeviceInfo[] => addon().devices()
 export const kernels = () => addon().kernels()
 /** Sets the number of threads of the process's pool; 0 for all usable cores. Resolves with the number in force. */
-export const setThreads = (count: number): Promise<number> => settled(() => addon().setThreads(count))
+export async function setThreads(count: number): Promise<number> {
+  expect(
+    Number.isInteger(count) && count >= 0 && count <= 1024,
+    "BAD_OPTION",
+    () => `threads: a whole number from 0 to 1024 is expected, got ${count}; 0 takes all usable cores`,
+  )
+  return settled(() => addon().setThreads(count))
+}
 
 /** Runs a native call; its failure arrives as a SelscanError whose stack begins at the caller. */
 async function settled<T>(call: () => Promise<T> | T): Promise<T> {
@@ -210,6 +217,11 @@ export class Executable {
   ): Promise<Record<string, HostArray>> {
     const handle = this.#handle
     expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
+    expect(
+      signal === undefined || signal instanceof AbortSignal,
+      "BAD_OPTION",
+      () => `${this.program.name}: signal is an AbortSignal, got ${typeof signal}`,
+    )
     expect(!signal?.aborted, "ABORTED", () => `${this.program.name}: aborted before it began`)
     const ordered = this.#ordered(inputs)
     runs = runs >= 0xffffffff ? 1 : runs + 1

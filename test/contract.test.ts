@@ -25,17 +25,28 @@ test("every kernel has the signature of its op", (t) => {
 
 test("every op has a cpu kernel", (t) => {
   const known = new Set(kernels().flatMap(({ name, device }) => (device === "cpu" ? [name] : [])))
-  t.deepEqual([...registeredOps().keys()].filter((name) => !known.has(name)), [])
+  t.deepEqual(
+    [...registeredOps().keys()].filter((name) => !known.has(name)),
+    [],
+  )
   t.true(known.size > 0)
 })
 
 test("every kernel belongs to an op", (t) => {
-  t.deepEqual(kernels().map(({ name }) => name).filter((name) => !registeredOps().has(name)), [])
+  t.deepEqual(
+    kernels()
+      .map(({ name }) => name)
+      .filter((name) => !registeredOps().has(name)),
+    [],
+  )
 })
 
 test("no kernel is registered twice for one device", (t) => {
   const all = kernels().map(({ device, name }) => `${device} ${name}`)
-  t.deepEqual(all.filter((key, i) => all.indexOf(key) !== i), [])
+  t.deepEqual(
+    all.filter((key, i) => all.indexOf(key) !== i),
+    [],
+  )
 })
 
 test("inputs that an op updates are among its inputs", (t) => {

@@ -18,7 +18,10 @@ const property = { seed: 20, numRuns: Number(process.env["FUZZ_RUNS"] ?? 300), e
 const loop = new URL("./native-border/loop.ts", import.meta.url)
 // Node 20 does not hand the loader of TypeScript on to workers.
 const worker = (runs: number) =>
-  new Worker(`import("tsx/esm/api").then(({ register }) => (register(), import("${loop}")))`, { eval: true, workerData: { runs } })
+  new Worker(`import("tsx/esm/api").then(({ register }) => (register(), import("${loop}")))`, {
+    eval: true,
+    workerData: { runs },
+  })
 
 async function opened(nodes = 2, elements = 8): Promise<{ store: Store; executable: Executable; x: Float32Array }> {
   const store = new Store("cpu")
@@ -36,19 +39,38 @@ const garbage = fc.oneof(
   fc.string({ maxLength: 20 }),
   fc.constantFrom("cpu", "w", ""),
   fc.uint8Array({ maxLength: 64 }),
-  fc.constantFrom<() => unknown>(
-    () => new Float32Array(8),
-    () => new DataView(new ArrayBuffer(8), 3),
-    () => new Uint8Array(new SharedArrayBuffer(32)),
-    () => new Proxy([], {}),
-    () => Object.create(Float32Array.prototype),
-    () => ({ get length() { throw new Error("no") } }),
-    () => [[new Float32Array(8)]],
-    () => { const view = new Float32Array(8); structuredClone(view, { transfer: [view.buffer] }); return view },
-    () => Object.defineProperty(new Uint8Array(4096), "buffer", { value: new ArrayBuffer(1) }),
-    () => Object.defineProperty(new Uint8Array(8), "byteLength", { value: 2 ** 40 }),
-    () => { const sizes: unknown[] = []; Object.defineProperty(sizes, 0, { get() { sizes.push(...Array(64).fill(1)); return 1 } }); return sizes },
-  ).map((make) => make()),
+  fc
+    .constantFrom<() => unknown>(
+      () => new Float32Array(8),
+      () => new DataView(new ArrayBuffer(8), 3),
+      () => new Uint8Array(new SharedArrayBuffer(32)),
+      () => new Proxy([], {}),
+      () => Object.create(Float32Array.prototype),
+      () => ({
+        get length() {
+          throw new Error("no")
+        },
+      }),
+      () => [[new Float32Array(8)]],
+      () => {
+        const view = new Float32Array(8)
+        structuredClone(view, { transfer: [view.buffer] })
+        return view
+      },
+      () => Object.defineProperty(new Uint8Array(4096), "buffer", { value: new ArrayBuffer(1) }),
+      () => Object.defineProperty(new Uint8Array(8), "byteLength", { value: 2 ** 40 }),
+      () => {
+        const sizes: unknown[] = []
+        Object.defineProperty(sizes, 0, {
+          get() {
+            sizes.push(...Array(64).fill(1))
+            return 1
+          },
+        })
+        return sizes
+      },
+    )
+    .map((make) => make()),
   fc.array(fc.constantFrom<unknown>(1, 2, 3, -1, 1e300, 2 ** 44, "1", null, new Float32Array(8)), { maxLength: 8 }),
 )
 
@@ -56,29 +78,40 @@ test.serial("no function of the addon can be made to crash by its arguments", as
   const native = addon() as unknown as Record<string, (...args: unknown[]) => unknown>
   const program = chain(2, 8).serialise()
   let refused = 0
-  await fc.assert(fc.asyncProperty(
-    fc.constantFrom(...Object.keys(native)),
-    fc.array(garbage, { maxLength: 8 }),
-    fc.array(fc.boolean(), { minLength: 8, maxLength: 8 }),
-    async (name, args, keep) => {
-      const store = native["open"]!("cpu") as number
-      const compiled = (await native["compile"]!(store, program)) as { program: number }
-      // Arguments that would be right, some of them replaced: garbage alone would stop at the first check.
-      const right: Record<string, unknown[]> = {
-        setThreads: [2], open: ["cpu"], compile: [store, program], memory: [store], dispose: [store], profile: [compiled.program],
-        upload: [store, 2, "w", 0, [2, 4], new Float32Array(8), 0], download: [store, 2, "w", 0, 0],
-        run: [compiled.program, [new Float32Array(8)], 1], abort: [1], copySlot: [store, 0, 1],
-      }
-      const given = (right[name] ?? []).map((value, i) => (keep[i] || i >= args.length ? value : args[i]))
-      try {
-        await native[name]!(...(keep[7] ? given : args))
-      } catch (error) {
-        t.true(error instanceof Error)
-        refused++
-      }
-      await native["dispose"]!(store)
-    },
-  ), property)
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(...Object.keys(native)),
+      fc.array(garbage, { maxLength: 8 }),
+      fc.array(fc.boolean(), { minLength: 8, maxLength: 8 }),
+      async (name, args, keep) => {
+        const store = native["open"]!("cpu") as number
+        const compiled = (await native["compile"]!(store, program)) as { program: number }
+        // Arguments that would be right, some of them replaced: garbage alone would stop at the first check.
+        const right: Record<string, unknown[]> = {
+          setThreads: [2],
+          open: ["cpu"],
+          compile: [store, program],
+          memory: [store],
+          dispose: [store],
+          profile: [compiled.program],
+          upload: [store, 2, "w", 0, [2, 4], new Float32Array(8), 0],
+          download: [store, 2, "w", 0, 0],
+          run: [compiled.program, [new Float32Array(8)], 1],
+          abort: [1],
+          copySlot: [store, 0, 1],
+        }
+        const given = (right[name] ?? []).map((value, i) => (keep[i] || i >= args.length ? value : args[i]))
+        try {
+          await native[name]!(...(keep[7] ? given : args))
+        } catch (error) {
+          t.true(error instanceof Error)
+          refused++
+        }
+        await native["dispose"]!(store)
+      },
+    ),
+    property,
+  )
   t.true(refused > property.numRuns / 4)
   await setThreads(0)
 })
@@ -87,19 +120,26 @@ test("a damaged program is refused", async (t) => {
   await using store = new Store("cpu")
   const handle = addon().open(store.device)
   const good = chain(3, 16).serialise()
-  await fc.assert(fc.asyncProperty(fc.nat(good.length - 1), fc.integer({ min: 1, max: 255 }), async (at, flip) => {
-    const bad = good.slice()
-    bad[at]! ^= flip
-    await t.throwsAsync(async () => addon().compile(handle, bad), { code: "BAD_FILE" })
-    await t.throwsAsync(async () => addon().compile(handle, good.subarray(0, at)), { code: "BAD_FILE" })
-  }), property)
+  await fc.assert(
+    fc.asyncProperty(fc.nat(good.length - 1), fc.integer({ min: 1, max: 255 }), async (at, flip) => {
+      const bad = good.slice()
+      bad[at]! ^= flip
+      await t.throwsAsync(async () => addon().compile(handle, bad), { code: "BAD_FILE" })
+      await t.throwsAsync(async () => addon().compile(handle, good.subarray(0, at)), { code: "BAD_FILE" })
+    }),
+    property,
+  )
   await addon().dispose(handle)
 })
 
 test("inputs of the wrong name, type or size are refused, and the program still runs", async (t) => {
   const { store, executable, x } = await opened()
   const refuses = (inputs: unknown, message: string) =>
-    t.throwsAsync(() => executable.run(inputs as never), { instanceOf: SelscanError, code: "BAD_INPUT", message: `chain of 2: ${message}` })
+    t.throwsAsync(() => executable.run(inputs as never), {
+      instanceOf: SelscanError,
+      code: "BAD_INPUT",
+      message: `chain of 2: ${message}`,
+    })
   await refuses({}, "input x is missing")
   await refuses({ x, X: x }, "unknown input X, known are x")
   await refuses({ x: x.subarray(1) }, "input x is f32 [8] (32 bytes), got Float32Array of 28 bytes")
@@ -139,7 +179,11 @@ test("stored values are uploaded, read back by range, and refuse another shape",
   t.deepEqual(new Float32Array((await store.download("weight", "w", 4, 8)).buffer), Float32Array.of(2, 9))
   await rejects(t, () => store.upload("weight", { ...slot, shape: [5] }, Float32Array.of(1)), "BAD_SHAPE")
   await rejects(t, () => store.upload("weight", slot, Float32Array.of(1), 16), "BAD_SHAPE")
-  await rejects(t, () => store.upload("weight", { ...slot, name: "huge", shape: [2 ** 40] }, Float32Array.of(1)), "OUT_OF_MEMORY")
+  await rejects(
+    t,
+    () => store.upload("weight", { ...slot, name: "huge", shape: [2 ** 40] }, Float32Array.of(1)),
+    "OUT_OF_MEMORY",
+  )
   await rejects(t, () => store.download("weight", "w", 4, 16), "BAD_SHAPE")
   await rejects(t, () => store.download("weight", "v"), "NOT_FOUND")
   t.is((await store.memory()).weights, 16)
@@ -185,7 +229,9 @@ test.serial("an abort before the run, in the queue and in mid-run ends it as ABO
   const outcomes = Promise.allSettled(runs)
   await delay(30)
   for (const controller of controllers.toReversed()) controller.abort()
-  const [first, second] = (await outcomes).map((outcome) => (outcome.status === "rejected" ? outcome.reason : undefined))
+  const [first, second] = (await outcomes).map((outcome) =>
+    outcome.status === "rejected" ? outcome.reason : undefined,
+  )
   t.regex(first.message, /^chain of 400: aborted at node \d+ of 400$/)
   t.is(second.message, "chain of 400: aborted before it began")
   t.is(first.code, "ABORTED")
@@ -210,10 +256,11 @@ test.serial("what runs is not collected with its wrappers", async (t) => {
 })
 
 test.serial("two workers run at once; one is terminated in mid-run and the other goes on", async (t) => {
-  const next = (from: Worker) => new Promise((resolve, reject) => {
-    from.once("message", resolve)
-    from.once("error", reject)
-  })
+  const next = (from: Worker) =>
+    new Promise((resolve, reject) => {
+      from.once("message", resolve)
+      from.once("error", reject)
+    })
   const [doomed, other] = [worker(1_000_000), worker(40)]
   await Promise.all([next(doomed), next(other)])
   const done = next(other)
@@ -237,25 +284,38 @@ test.serial("workers that are terminated at any moment leave the process alive",
 test.serial("a process ends on its own after its last run, and may exit in the middle of one", async (t) => {
   const run = promisify(execFile)
   const command = ["--import=tsx", loop.pathname]
-  const [whole, cut] = await Promise.all([run(process.execPath, [...command, "3"]), run(process.execPath, [...command, "3", "exit"])])
+  const [whole, cut] = await Promise.all([
+    run(process.execPath, [...command, "3"]),
+    run(process.execPath, [...command, "3", "exit"]),
+  ])
   t.is(whole.stdout, "running\n1\n")
   t.is(cut.stdout, "running\n")
 })
 
 test("no two blocks whose lives meet overlap, and random programs compute what the host computes", async (t) => {
   await using store = new Store("cpu")
-  await fc.assert(fc.asyncProperty(randomPrograms, async (program) => {
-    const executable = await store.compile(program)
-    checkPlacements(executable)
-    const inputs = Object.fromEntries(program.inputs.map(({ name, shape }, i) =>
-      [name, Float32Array.from({ length: shape[0]! }, (_, j) => Math.sin(i + j) / 4)]))
-    const outputs = await executable.run(inputs)
-    for (const [key, want] of Object.entries(onHost(program, inputs))) {
-      const far = want.findIndex((value, i) => Math.abs(value - outputs[key]![i]!) > 1e-4 * Math.abs(value) && Number.isFinite(value))
-      if (far >= 0) throw new Error(`${key}[${far}]: expected ${want[far]}, got ${outputs[key]![far]}\n${program.print()}`)
-    }
-    await executable.dispose()
-  }), property)
+  await fc.assert(
+    fc.asyncProperty(randomPrograms, async (program) => {
+      const executable = await store.compile(program)
+      checkPlacements(executable)
+      const inputs = Object.fromEntries(
+        program.inputs.map(({ name, shape }, i) => [
+          name,
+          Float32Array.from({ length: shape[0]! }, (_, j) => Math.sin(i + j) / 4),
+        ]),
+      )
+      const outputs = await executable.run(inputs)
+      for (const [key, want] of Object.entries(onHost(program, inputs))) {
+        const far = want.findIndex(
+          (value, i) => Math.abs(value - outputs[key]![i]!) > 1e-4 * Math.abs(value) && Number.isFinite(value),
+        )
+        if (far >= 0)
+          throw new Error(`${key}[${far}]: expected ${want[far]}, got ${outputs[key]![far]}\n${program.print()}`)
+      }
+      await executable.dispose()
+    }),
+    property,
+  )
   t.pass()
 })
 
@@ -264,7 +324,8 @@ function checkPlacements({ placements, peakBytes }: Executable): void {
     if (offset + bytes > peakBytes) throw new Error(`block of ${value} ends at ${offset + bytes} of ${peakBytes}`)
     for (const [other, start, size, begin, end] of placements.slice(0, i)) {
       const meet = first <= end && begin <= last
-      if (meet && offset < start + size && start < offset + bytes) throw new Error(`blocks of ${value} and ${other} overlap`)
+      if (meet && offset < start + size && start < offset + bytes)
+        throw new Error(`blocks of ${value} and ${other} overlap`)
     }
   })
 }

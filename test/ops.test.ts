@@ -28,9 +28,10 @@ for (const { specs } of modules) {
     const { name } = spec.op.definition
     if (only !== undefined && only !== name) continue
     for (const opCase of spec.cases) {
-      if (opCase.slow && process.env.SLOW === undefined && process.env.CI === undefined) continue
+      // Large shapes take the reference minutes; finite differences of them would take hours.
+      if (opCase.slow && process.env.SLOW === undefined) continue
       test(`${name} equals its reference: ${opCase.title}`, (t) => againstReference(t, spec, opCase))
-      if (spec.differentiable.length === 0) continue
+      if (spec.differentiable.length === 0 || opCase.slow) continue
       test(`${name} has the gradient of its reference: ${opCase.title}`, (t) => againstDifferences(t, spec, opCase))
     }
   }

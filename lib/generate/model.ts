@@ -80,12 +80,14 @@ export class Model {
 
   /**
    * Bits per byte of a text, the state carried over all of it, the first byte charged 8 bits.
-   * @throws BAD_INPUT for a text without a byte
+   * @throws BAD_INPUT for a text without a byte, and for models whose tokens are not bytes
    */
   async bitsPerByte(
     text: Prompt,
     options: { signal?: AbortSignal | undefined; onProgress?: (bytesDone: number) => void } = {},
   ): Promise<number> {
+    checkOptions("bitsPerByte", options, ["signal", "onProgress"])
+    this.textCodec("bitsPerByte")
     const ids = this.tokens(text)
     expect(ids.length > 0, "BAD_INPUT", () => "bitsPerByte: a text of at least one byte is needed, got an empty one")
     const slots = this.slots.take(2)

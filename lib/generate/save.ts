@@ -41,7 +41,7 @@ export async function saveModel(
     "BAD_OPTION",
     () => `save: naming is original or transformers, got ${naming}`,
   )
-  expect(dtype in fileDtype, "BAD_OPTION", () => `save: dtype is f32, bf16 or f16, got ${dtype}`)
+  expect(Object.hasOwn(fileDtype, dtype), "BAD_OPTION", () => `save: dtype is f32, bf16 or f16, got ${dtype}`)
   const parameters = allParameters(model.network)
   const report = fromOurs(parameters.keys(), naming, config)
   checkNames(report, folder)

@@ -75,11 +75,11 @@ export class Session {
   async *generate(prompt: Prompt | undefined, options: GenerateOptions = {}): AsyncGenerator<string> {
     checkOptions("generate", options, [...samplingNames, "maxTokens", "stop", "signal"])
     const { maxTokens = 256, stop, signal, ...rest } = options
-    const stops = stop === undefined ? [] : typeof stop === "string" ? [stop] : stop
+    const stops = typeof stop === "string" ? [stop] : (stop ?? [])
     expect(
-      stops.every((one) => typeof one === "string" && one !== ""),
+      Array.isArray(stops) && stops.every((one) => typeof one === "string" && one !== ""),
       "BAD_OPTION",
-      () => "generate: stop strings have at least one character, got an empty one",
+      () => `generate: stop is a string of at least one character, or an array of them, got ${JSON.stringify(stop)}`,
     )
     const text = new Delivery(this.#model.textCodec("generate"), stops)
     const tokens = this.tokens(prompt, { maxTokens, signal, ...rest }, () => text.undelivered)
@@ -136,6 +136,7 @@ export class Session {
     const since: number[] = []
     this.#pending = [...before, ...added]
     let begun = false
+    let ended = false
     try {
       while (this.#pending.length > rowCounts.at(-1)!) await this.#feed(this.#pending.length - 1, unused, signal, false)
       for (let count = 0; count < maxTokens; count++) {
@@ -146,19 +147,20 @@ export class Session {
           kept = []
           begun = true
         }
-        expect(
-          token.id >= 0,
-          "NOT_FINITE",
-          () => "generate: the model's logits are not numbers; its weights hold NaN or infinity",
-        )
         this.#pending = [token.id]
         since.push(token.id)
         yield token
+        if (since.length >= rowCounts.at(-1)! && undelivered() === 0) {
+          // All of this has been received: taking back never replays more than one program's rows or so.
+          mark = await this.#keep()
+          since.splice(0, since.length - 1)
+        }
       }
       if (!begun) while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
       begun = true
+      ended = true
     } finally {
-      const back = begun ? undelivered() : 0
+      const back = begun && !ended ? undelivered() : 0
       if (!begun || back > 0) await this.#rewind(mark, kept, since.slice(0, since.length - back))
     }
   }
@@ -181,10 +183,16 @@ export class Session {
       },
       { signal },
     )
+    const token = { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
+    expect(
+      !wanted || token.id >= 0,
+      "NOT_FINITE",
+      () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights",
+    )
     this.#current = 1 - this.#current
     this.#length += used
     this.#pending = this.#pending.slice(used)
-    return { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
+    return token
   }
 
   /** Copies the current state to the third slot, so that it can be returned to after any number of runs. */

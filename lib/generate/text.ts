@@ -5,16 +5,32 @@
 /** Text codec of a model: bytes are their own tokens. */
 export interface Codec {
   encode(text: string): number[]
-  /** A decoder that may hold back the bytes of an unfinished character. */
-  decoder(): { push(token: number): string; flush(): string }
+  decoder(): Decoder
+}
+
+/** Turns tokens into text as they come; holds back the bytes of an unfinished character. */
+export interface Decoder {
+  push(token: number): string
+  /** Whether the last token is held back, wholly or in part. */
+  readonly open: boolean
+  flush(): string
 }
 
 export const byteCodec: Codec = {
   encode: (text) => [...new TextEncoder().encode(text)],
   decoder() {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+    let open = false
     return {
-      push: (token) => decoder.decode(Uint8Array.of(token), { stream: true }),
+      push(token) {
+        const text = decoder.decode(Uint8Array.of(token), { stream: true })
+        // A lead byte never ends a character: text that comes with it stands for the broken one before.
+        open = text === "" || (token >= 0xc2 && token <= 0xf4)
+        return text
+      },
+      get open() {
+        return open
+      },
       flush: () => decoder.decode(),
     }
   },
@@ -65,7 +81,7 @@ function overlap(text: string, stop: string): number {
 
 /** Tokens becoming text: what can be shown, and how many of the newest tokens have not been shown whole. */
 export class Delivery {
-  readonly #decoder: ReturnType<Codec["decoder"]>
+  readonly #decoder: Decoder
   readonly #search: StopSearch
   /** Per token: length of all text once it was decoded; NaN while its character is unfinished. */
   readonly #ends: number[] = []
@@ -91,15 +107,15 @@ export class Delivery {
     this.#ends.push(Number.NaN)
     if (text === "") return ""
     this.#decoded += text.length
-    for (let i = this.#ends.length - 1; i >= 0 && Number.isNaN(this.#ends[i]); i--) this.#ends[i] = this.#decoded
+    const whole = this.#ends.length - (this.#decoder.open ? 1 : 0)
+    for (let i = whole - 1; i >= 0 && Number.isNaN(this.#ends[i]); i--) this.#ends[i] = this.#decoded
     return this.#show(this.#search.push(text))
   }
 
   /** The end of the text: what was held back, unfinished characters as U+FFFD. */
   flush(): string {
-    const text = this.#search.push(this.#decoder.flush())
     this.#ends.fill(0)
-    return this.stopped ? text : text + this.#search.held
+    return this.#search.held + this.#decoder.flush()
   }
 
   #show(text: string): string {

@@ -4,7 +4,7 @@
  */
 
 import type { MambaConfig } from "../checkpoint/config.ts"
-import { expect, suggestion } from "../errors.ts"
+import { checkOptions, expect, suggestion } from "../errors.ts"
 import { checkpoint } from "../graph/checkpoint.ts"
 import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
@@ -36,21 +36,22 @@ export const mambaPresets = {
 
 export type MambaPreset = keyof typeof mambaPresets
 
-/** The full configuration of a size, with the defaults of Mamba's code. */
+const flags = { convBias: true, projBias: false, normEps: 1e-5, tied: true, residualF32: true }
+const sizes = ["dim", "layers", "vocab", "state", "conv", "expand", "inner", "rank", "extra"]
+
+/** The full configuration of a size, with the defaults of Mamba's code. Throws BAD_OPTION for a name that is none of it. */
 export function mambaConfig(size: MambaSize): MambaConfig {
-  const { dim, expand = 2, conv = 4, state = 16 } = size
+  checkOptions("model", size, [...sizes, ...Object.keys(flags)])
+  const given = Object.fromEntries(Object.entries(size).filter(([, value]) => value !== undefined)) as MambaSize
+  const { dim, expand = 2, conv = 4, state = 16 } = given
   return {
-    convBias: true,
-    projBias: false,
-    normEps: 1e-5,
-    tied: true,
-    residualF32: true,
-    ...size,
+    ...flags,
+    ...given,
     conv,
     state,
     expand,
-    inner: size.inner ?? Math.floor(expand * dim),
-    rank: size.rank ?? Math.ceil(dim / 16),
+    inner: given.inner ?? Math.floor(expand * dim),
+    rank: given.rank ?? Math.ceil(dim / 16),
   }
 }
 

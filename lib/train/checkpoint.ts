@@ -11,7 +11,7 @@ import { openSafetensors, type TensorEntry, writeSafetensors } from "../checkpoi
 import { expect, SelscanError } from "../errors.ts"
 import type { Slot } from "../graph/program.ts"
 import type { Store, StoredKind } from "../native.ts"
-import type { TrainRecipe } from "./options.ts"
+import { checkRecipe, type TrainRecipe } from "./options.ts"
 
 const kinds: readonly StoredKind[] = ["weight", "training", "state"]
 /** Raised when the meaning of a checkpoint changes. */
@@ -23,6 +23,8 @@ export interface Progress {
   readonly bytesSeen: number
   /** Seconds spent training so far, over all sessions. */
   readonly seconds: number
+  /** sha256 of the training text: a run goes on with the text it began with. */
+  readonly text: string
 }
 
 /** Stored values of the programs of a run: what a checkpoint holds. */
@@ -76,16 +78,27 @@ export async function readRun(out: string): Promise<{ recipe: TrainRecipe; progr
     () => `${path}: a training checkpoint of version ${version} is expected, got ${metadata.selscan ?? "another file"}`,
   )
   try {
-    return {
-      recipe: JSON.parse(metadata.recipe ?? "") as TrainRecipe,
-      progress: JSON.parse(metadata.progress ?? "") as Progress,
-    }
+    const recipe = JSON.parse(metadata.recipe ?? "") as TrainRecipe
+    const progress = JSON.parse(metadata.progress ?? "") as Progress
+    checkRecipe(recipe)
+    checkProgress(progress)
+    return { recipe, progress }
   } catch (cause) {
     throw new SelscanError(
       "BAD_CHECKPOINT",
-      `${path}: recipe and progress are expected to be JSON, but they are not`,
+      `${path}: a recipe and progress of this trainer are expected, got others (${(cause as Error).message})`,
       { path },
       { cause },
+    )
+  }
+}
+
+function checkProgress({ step, bytesSeen, seconds }: Progress): void {
+  for (const [name, value] of Object.entries({ step, bytesSeen, seconds })) {
+    expect(
+      Number.isFinite(value) && value >= 0 && (name === "seconds" || Number.isSafeInteger(value)),
+      "BAD_CHECKPOINT",
+      () => `${name} is a number of at least 0, got ${value}`,
     )
   }
 }

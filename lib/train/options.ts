@@ -88,6 +88,18 @@ export function trainRecipe(options: TrainOptions): TrainRecipe {
     warmup: given.warmup ?? Math.ceil(filled.steps / 20),
     config: configOf(given.model ?? { dim: 256, layers: 6 }),
   }
+  checkRecipe(recipe)
+  const { out: _out, model: _model, ...stored } = recipe as typeof recipe & { model?: unknown; out?: unknown }
+  return stored as TrainRecipe
+}
+
+/** Checks every value of a recipe, whether options or a checkpoint gave it. Throws BAD_OPTION naming the option. */
+export function checkRecipe(recipe: TrainRecipe): void {
+  expect(
+    Array.isArray(recipe.files) && recipe.files.every((file) => typeof file === "string"),
+    "BAD_OPTION",
+    () => `train: files is an array of paths, got ${JSON.stringify(recipe.files)}`,
+  )
   for (const name of ["steps", "batch", "length", "accumulation", "validateEvery", "saveEvery"] as const) {
     whole(name, recipe[name], 1)
   }
@@ -103,13 +115,16 @@ export function trainRecipe(options: TrainOptions): TrainRecipe {
     () => `train: precision is f32 or bf16, got ${recipe.precision}`,
   )
   expect(
+    typeof recipe.recompute === "boolean",
+    "BAD_OPTION",
+    () => `train: recompute is true or false, got ${recipe.recompute}`,
+  )
+  expect(
     recipe.config.vocab === 256,
     "BAD_OPTION",
     () =>
       `train: text is trained as bytes, so the vocabulary is 256, got ${recipe.config.vocab}; choose a mambabyte preset`,
   )
-  const { out: _out, model: _model, ...stored } = recipe as typeof recipe & { model?: unknown; out?: unknown }
-  return stored as TrainRecipe
 }
 
 function configOf(model: NonNullable<TrainOptions["model"]>): MambaConfig {

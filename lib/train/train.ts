@@ -1,9 +1,10 @@
 /**
  * The training loop.
  */
+import { createHash } from "node:crypto"
 import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
-import { expect, SelscanError } from "../errors.ts"
+import { checkOptions, expect, SelscanError } from "../errors.ts"
 import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 import type { Slot } from "../graph/program.ts"
 import { allParameters } from "../layers/layer.ts"
@@ -43,14 +44,15 @@ export interface TrainControl {
 
 /**
  * Trains a byte-level model; yields an event per step, validation and checkpoint. After an abort the run has been saved and
- * the generator ends; a killed process goes on from its last checkpoint, bit for bit.
+ * the generator ends; a killed process, or a loop that breaks out, goes on from its last checkpoint, bit for bit.
  *
- * @throws BAD_OPTION for options; BAD_OPTION when `out` holds a run and `resume` is not set; NOT_FINITE when the loss is no
- * longer a number (the last checkpoint stays)
+ * @throws BAD_OPTION for options; BAD_OPTION when `out` holds a run and `resume` is not set; BAD_CHECKPOINT when the text
+ * of a resumed run is another than it was; NOT_FINITE when the loss is no longer a number (the last checkpoint stays)
  * @example
  * for await (const event of train({ files: ["book.txt"], out: "runs/book", steps: 100 })) console.log(event)
  */
 export async function* train(options: TrainOptions, control: TrainControl = {}): AsyncGenerator<TrainEvent> {
+  checkOptions("train", control, ["signal", "resume"])
   const { out } = options
   expect(
     typeof out === "string" && out !== "",
@@ -66,11 +68,18 @@ export async function* train(options: TrainOptions, control: TrainControl = {}):
       () => `train: ${out} already holds a run; go on with --resume ${out}, or choose another --out`,
     )
   }
-  const text = splitValidation(await readTexts(recipe.files), recipe.validation)
+  const bytes = await readTexts(recipe.files)
+  const hash = createHash("sha256").update(bytes).digest("hex")
+  expect(
+    saved === undefined || saved.progress.text === hash,
+    "BAD_CHECKPOINT",
+    () => `train: ${recipe.files.join(", ")} is expected to hold the text that the run began with, but it has changed`,
+  )
+  const text = splitValidation(bytes, recipe.validation)
   await mkdir(out, { recursive: true }).catch((cause: Error) => {
     throw new SelscanError("DISK", `train: folder ${out} could not be made: ${cause.message}`, { out }, { cause })
   })
-  await using run = await Run.open(out, recipe, text, saved?.progress)
+  await using run = await Run.open(out, recipe, text, saved?.progress ?? { step: 0, bytesSeen: 0, seconds: 0, text: hash })
   yield* run.go(control.signal)
 }
 
@@ -105,26 +114,23 @@ class Run {
     this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset })
   }
 
-  static async open(out: string, recipe: TrainRecipe, text: Split, progress: Progress | undefined): Promise<Run> {
+  static async open(out: string, recipe: TrainRecipe, text: Split, progress: Progress): Promise<Run> {
     const model = new MambaModel(recipe.config)
     const store = new Store()
-    const programs = await Programs.compile(store, model, recipe)
-    if (progress === undefined) {
-      const weights = initialWeights(model, recipe.seed)
-      for (const [name, { shape }] of allParameters(model)) {
-        await store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
-      }
-    } else await restoreRun(out, store, programs.slots)
-    const metrics = await Metrics.open(join(out, "metrics.jsonl"), progress?.step ?? 0)
-    return new Run({
-      out,
-      recipe,
-      store,
-      text,
-      metrics,
-      programs,
-      progress: progress ?? { step: 0, bytesSeen: 0, seconds: 0 },
-    })
+    try {
+      const programs = await Programs.compile(store, model, recipe)
+      if (progress.step === 0) {
+        const weights = initialWeights(model, recipe.seed)
+        for (const [name, { shape }] of allParameters(model)) {
+          await store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+        }
+      } else await restoreRun(out, store, programs.slots)
+      const metrics = await Metrics.open(join(out, "metrics.jsonl"), progress.step)
+      return new Run({ out, recipe, store, text, metrics, programs, progress })
+    } catch (error) {
+      await store.dispose()
+      throw error
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -132,27 +138,32 @@ class Run {
   }
 
   async *go(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent> {
-    const { steps, validateEvery, saveEvery } = this.#recipe
+    const { steps, saveEvery } = this.#recipe
     let savedAt = this.#progress.step
-    let began = performance.now()
+    if (this.#isDue()) yield* this.#validate(signal) // what an abort cut short
     while (this.#progress.step < steps && !signal?.aborted) {
-      const event = await this.#step(began)
-      began = performance.now()
-      yield event
+      yield await this.#step()
       const { step } = this.#progress
-      if (this.#validation.length > 0 && (step % validateEvery === 0 || step === steps))
-        yield await this.#validate(signal)
+      if (this.#isDue()) yield* this.#validate(signal)
       if (step % saveEvery === 0 || step === steps) {
         yield await this.#save()
         savedAt = step
       }
-      began = performance.now()
     }
     if (savedAt !== this.#progress.step) yield await this.#save()
   }
 
+  /** Whether the model is to be judged now and has not been. */
+  #isDue(): boolean {
+    const { step } = this.#progress
+    const { steps, validateEvery } = this.#recipe
+    const planned = this.#validation.length > 0 && step > 0 && (step % validateEvery === 0 || step === steps)
+    return planned && !this.#metrics.lines.some((line) => "validation" in line && line.step === step)
+  }
+
   /** One optimizer step; its loss is checked before it counts. */
-  async #step(began: number): Promise<TrainEvent> {
+  async #step(): Promise<TrainEvent> {
+    const began = performance.now()
     const { step } = this.#progress
     const { batch, accumulation, length, steps } = this.#recipe
     const rate = learningRate(step, this.#recipe)
@@ -174,13 +185,14 @@ class Run {
       Number.isFinite(bits) && Number.isFinite(norm),
       "NOT_FINITE",
       () =>
-        `train: loss ${bits} and gradient norm ${norm} at step ${step + 1} are no longer numbers; resume from ${this.#out} with a lower rate`,
+        `train: loss and gradient norm are expected to be finite, got ${bits} and ${norm} at step ${step + 1}; begin another run with a lower rate`,
     )
     const seconds = (performance.now() - began) / 1000
     this.#progress = {
       step: step + 1,
       bytesSeen: this.#progress.bytesSeen + tokens,
       seconds: this.#progress.seconds + seconds,
+      text: this.#progress.text,
     }
     await this.#metrics.append({ step: step + 1, bitsPerByte: bits, rate, norm, seconds: this.#progress.seconds })
     const bytesPerSecond = this.#progress.bytesSeen / this.#progress.seconds
@@ -207,17 +219,23 @@ class Run {
     return { ids, targets, segments }
   }
 
-  async #validate(signal: AbortSignal | undefined): Promise<TrainEvent> {
+  /** Judges the model. An abort ends this early and without an event, so that the run is still saved. */
+  async *#validate(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent> {
     const { step } = this.#progress
     const slots = this.#programs.scoringSlots
     let bits = 0
     let bytes = 0
-    for (const piece of this.#validation) {
-      bits += bitsPerByte(await tokenLosses(this.#programs.score, piece, slots, { signal })) * piece.length
-      bytes += piece.length
+    try {
+      for (const piece of this.#validation) {
+        bits += bitsPerByte(await tokenLosses(this.#programs.score, piece, slots, { signal })) * piece.length
+        bytes += piece.length
+      }
+    } catch (error) {
+      if (signal?.aborted && (error as SelscanError).code === "ABORTED") return
+      throw error
     }
     await this.#metrics.append({ step, validation: bits / bytes })
-    return { type: "validation", step, bitsPerByte: bits / bytes }
+    yield { type: "validation", step, bitsPerByte: bits / bytes }
   }
 
   async #save(): Promise<TrainEvent> {

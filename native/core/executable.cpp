@@ -179,35 +179,32 @@ uint64_t Executable::version(int value) const {
   return entries_[value] ? entries_[value]->version : constants_[value]->version;
 }
 
-// Whether a constant step must be computed again; notes the versions it is computed from.
-bool Executable::refresh(Step& step, const ProgramNode& node) {
-  uint64_t current = 0;
+// Grows with every change of what a constant step is computed from.
+uint64_t Executable::inputVersions(const ProgramNode& node) const {
+  uint64_t sum = 0;
   for (const int id : node.inputs)
-    if (id != Absent) current += version(id);
-  bool stale = false;
-  for (Derived* kept : step.kept)
-    if (kept && kept->version != current) {
-      kept->version = current;
-      stale = true;
-    }
-  return stale;
+    if (id != Absent) sum += version(id);
+  return sum;
 }
 
 void Executable::runStep(size_t index) {
   const ProgramNode& node = program_.nodes[index];
   Step& step = steps_[index];
-  if (step.constant && !refresh(step, node)) return;
+  const uint64_t current = step.constant ? inputVersions(node) : 0;
+  const auto isStale = [&](const Derived* kept) { return kept && kept->version != current; };
+  if (step.constant && std::none_of(step.kept.begin(), step.kept.end(), isStale)) return;
   for (size_t i = 0; i < node.inputs.size(); i++) {
     if (!step.preparations[i]) continue;
-    if (Derived* form = step.preparedForms[i]) {
-      if (form->version == version(node.inputs[i])) continue;
-      form->version = version(node.inputs[i]);
-    }
+    Derived* form = step.preparedForms[i];
+    if (form && form->version == version(node.inputs[i])) continue;
     step.preparations[i]->run(step.inputs[i], step.prepared[i], store_->device);
+    if (form) form->version = version(node.inputs[i]);
   }
   Call ready = call(step, index);
   if (step.workspace != Absent) ready.workspace = bound_ + plan_.offsets[step.workspace];
   step.kernel->info.run(ready);
+  for (Derived* kept : step.kept)  // only now: a kernel that threw has left nothing to keep
+    if (kept) kept->version = current;
   for (const int update : node.updates)
     if (node.inputs[update] != Absent) entries_[node.inputs[update]]->version++;
 }

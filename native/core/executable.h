@@ -51,7 +51,7 @@ class Executable {
   void findLifetimes();
   void bind();
   void runStep(size_t index);
-  bool refresh(Step&, const ProgramNode&);
+  uint64_t inputVersions(const ProgramNode&) const;
   uint64_t version(int value) const;
   Call call(Step& step, size_t index);
   int addBlock(size_t bytes, int first, int last, int label);

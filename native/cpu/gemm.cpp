@@ -81,7 +81,7 @@ static BlockProduct choose(Precision precision) {
 #if SELSCAN_X86
   const Isa level = isa();
   if (half && level >= Isa::amx) return productTiles;
-  if (half && level >= Isa::avx512bf16) return productDots;
+  if (half && level >= Isa::avx512bf16) return avx512bf16::productDots;
   if (level >= Isa::avx512) return half ? avx512::productPairs : avx512::productF32;
   if (level >= Isa::avx2) return half ? avx2::productPairs : avx2::productF32;
 #endif

@@ -32,13 +32,10 @@ struct MultiplyDots {
 };
 
 }  // namespace
-}  // namespace selscan::avx512bf16
 
-namespace selscan::cpu {
-void productDots(const Product& product, const Block& block) {
-  avx512bf16::blockProduct<avx512bf16::MultiplyDots>(product, block);
-}
-}  // namespace selscan::cpu
+void productDots(const cpu::Product& product, const cpu::Block& block) { blockProduct<MultiplyDots>(product, block); }
+
+}  // namespace selscan::avx512bf16
 #undef ISA
 SELSCAN_POP_TARGET
 #endif

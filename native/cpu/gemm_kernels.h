@@ -6,7 +6,11 @@
 namespace selscan::cpu {
 void productTilesEmulated(const Product&, const Block&);
 #if SELSCAN_X86
-void productDots(const Product&, const Block&);   // AVX512-BF16
 void productTiles(const Product&, const Block&);  // AMX
 #endif
 }  // namespace selscan::cpu
+#if SELSCAN_X86
+namespace selscan::avx512bf16 {
+void productDots(const cpu::Product&, const cpu::Block&);
+}
+#endif

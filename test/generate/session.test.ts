@@ -228,3 +228,62 @@ test("the frequency penalty keeps a token from coming again and again", async (t
   }
   t.true((await count(100)) < (await count(0)))
 })
+
+/** Tokens of a seeded sample, and the index of the first ASCII one from the fourth on. */
+async function sampled(): Promise<{ all: number[]; ascii: number }> {
+  using plain = model.session()
+  const all: number[] = []
+  for await (const { id } of plain.tokens("Once upon", { seed: 9, maxTokens: 60, topK: 40 })) all.push(id)
+  return { all, ascii: all.findIndex((id, i) => i > 3 && id < 128) }
+}
+
+test("text that might have begun a stop string is delivered at the end, and held", async (t) => {
+  const { all, ascii } = await sampled()
+  const stop = `${String.fromCharCode(all[ascii]!)}, but never this`
+  using session = model.session()
+  let text = ""
+  const options = { seed: 9, maxTokens: ascii + 1, topK: 40, stop }
+  for await (const piece of session.generate("Once upon", options)) text += piece
+  t.true(text.endsWith(stop[0]!))
+  t.is(session.length, 9 + ascii + 1)
+  t.deepEqual(await next(session), await fresh([...bytes("Once upon"), ...all.slice(0, ascii + 1)]))
+})
+
+test("after more tokens than one program takes, what was not received is still taken back", async (t) => {
+  using session = model.session()
+  const received: number[] = []
+  const taken = session.tokens("abc", { seed: 1, maxTokens: 1100 }, () => (received.length > 1095 ? 3 : 0))
+  for await (const { id } of taken) {
+    received.push(id)
+    if (received.length === 1097) break
+  }
+  t.is(session.length, 3 + 1094)
+  t.deepEqual(await next(session), await fresh([...bytes("abc"), ...received.slice(0, 1094)]))
+})
+
+test("logits that are not numbers leave a session as it was", async (t) => {
+  await using broken = await tinyModel()
+  using session = broken.session()
+  await session.append("abc")
+  const slot = { name: "backbone.norm_f.weight", dtype: "f32", shape: [16] } as const
+  const good = new Float32Array((await broken.store.download("weight", slot.name)).buffer)
+  await broken.store.upload("weight", slot, new Float32Array(16).fill(Number.NaN))
+  t.like(await t.throwsAsync(() => session.generate("def").next()), { code: "NOT_FINITE" })
+  t.is(session.length, 3)
+  await broken.store.upload("weight", slot, good)
+  t.deepEqual(await next(session), await fresh(bytes("abc")))
+})
+
+test("a signal or a stop that is none is refused", async (t) => {
+  t.like(await t.throwsAsync(() => model.generate("x", { signal: {} as AbortSignal }).next()), { code: "BAD_OPTION" })
+  t.like(await t.throwsAsync(() => model.generate("x", { stop: 5 as unknown as string }).next()), {
+    code: "BAD_OPTION",
+  })
+})
+
+test("bits per byte of a model whose tokens are not bytes are refused", async (t) => {
+  const { Model } = await import("../../lib/generate/model.ts")
+  const { MambaModel, mambaConfig } = await import("../../lib/models/mamba.ts")
+  await using other = new Model(new MambaModel(mambaConfig({ dim: 16, layers: 1, vocab: 64 })), "f32")
+  t.like(await t.throwsAsync(() => other.bitsPerByte([1, 2, 3])), { code: "BAD_INPUT" })
+})

@@ -64,3 +64,13 @@ test("undelivered counts the tokens behind what was shown", (t) => {
   t.true(delivery.stopped)
   t.is(delivery.undelivered, 4)
 })
+
+test("a character that is begun is not delivered, even when it breaks off another", (t) => {
+  const delivery = new Delivery(byteCodec, [])
+  t.is(delivery.push(0xe2), "")
+  t.is(delivery.push(0xe2), "\ufffd")
+  t.is(delivery.undelivered, 1)
+  t.is(delivery.push(0x82), "")
+  t.is(delivery.push(0xac), "€")
+  t.is(delivery.undelivered, 0)
+})

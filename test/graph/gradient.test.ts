@@ -53,7 +53,10 @@ test("several outputs are differentiated together", async (t) => {
     const x = tr.input("x", "f32", [1])
     const a = scale({ x }, { factor: 2 }).y
     const b = scale({ x }, { factor: 3 }).y
-    const seeds = [[a, tr.input("da", "f32", [1])], [b, tr.input("db", "f32", [1])]] as const
+    const seeds = [
+      [a, tr.input("da", "f32", [1])],
+      [b, tr.input("db", "f32", [1])],
+    ] as const
     return { dx: gradients(seeds, [x], sum)[0]! }
   })
   t.deepEqual((await run(program, { da: floats(1), db: floats(10) }))["dx"], [32])
@@ -74,7 +77,10 @@ test("nodes that no gradient flows through are not walked", (t) => {
     gradients(seeded(tr, multiply({ a: x, b: c }).y), [x], sum)
   })
   // The product's two gradients; the exponential, whose input is not asked for, has none.
-  t.deepEqual(recorded.nodes.map(({ op }) => op.name), ["exp", "multiply", "multiply", "multiply"])
+  t.deepEqual(
+    recorded.nodes.map(({ op }) => op.name),
+    ["exp", "multiply", "multiply", "multiply"],
+  )
 })
 
 const noGradient = op({ name: "testNoGradient", inputs: { x: "..." }, outputs: { y: "..." }, grad: null })
@@ -97,27 +103,48 @@ const inflating = op({
   grad: (_inputs, _outputs, _attrs, { y }) => ({ x: y }),
 })
 
-function fails(t: import("ava").ExecutionContext, fn: (tr: Trace, x: Value) => Value, code: ErrorCode, message: string): void {
-  const error = t.throws(() => record("test", "f32", (tr) => {
-    const x = tr.input("x", "f32", [2])
-    gradients(seeded(tr, fn(tr, x)), [x], sum)
-  }), { instanceOf: SelscanError, message })
+function fails(
+  t: import("ava").ExecutionContext,
+  fn: (tr: Trace, x: Value) => Value,
+  code: ErrorCode,
+  message: string,
+): void {
+  const error = t.throws(
+    () =>
+      record("test", "f32", (tr) => {
+        const x = tr.input("x", "f32", [2])
+        gradients(seeded(tr, fn(tr, x)), [x], sum)
+      }),
+    { instanceOf: SelscanError, message },
+  )
   t.is(error?.code, code)
 }
 
 test("an op without a gradient is an error at trace time, with its layer", (t) => {
-  fails(t, (tr, x) => tr.scope("head", () => noGradient({ x }).y), "NO_GRADIENT",
-    "head: testNoGradient: is not differentiable, but a gradient flows through it")
+  fails(
+    t,
+    (tr, x) => tr.scope("head", () => noGradient({ x }).y),
+    "NO_GRADIENT",
+    "head: testNoGradient: is not differentiable, but a gradient flows through it",
+  )
 })
 
 test("a gradient that an op forgot is an error at trace time", (t) => {
-  fails(t, (_tr, x) => forgetful({ x: scale({ x }).y, by: x }).y, "NO_GRADIENT",
-    "testForgetful: declares no gradient for input by")
+  fails(
+    t,
+    (_tr, x) => forgetful({ x: scale({ x }).y, by: x }).y,
+    "NO_GRADIENT",
+    "testForgetful: declares no gradient for input by",
+  )
 })
 
 test("a value that the outputs do not depend on is an error", (t) => {
-  fails(t, (tr) => scale({ x: tr.input("other", "f32", [2]) }).y, "NO_GRADIENT",
-    "gradients: x is not reached from the outputs; leave it out")
+  fails(
+    t,
+    (tr) => scale({ x: tr.input("other", "f32", [2]) }).y,
+    "NO_GRADIENT",
+    "gradients: x is not reached from the outputs; leave it out",
+  )
   fails(t, (_tr, x) => stopping({ x }).y, "NO_GRADIENT", "gradients: x is not reached from the outputs; leave it out")
 })
 
@@ -158,7 +185,10 @@ test("what lies inside checkpointed blocks is not kept for the backward pass", (
   const [forward, backward] = [nodes.slice(0, 9), nodes.slice(9)] // three blocks of three nodes
   const read = new Set(backward.flatMap((node) => Object.values(node.inputs)))
   const kept = forward.filter((node) => Object.values(node.outputs).some((value) => read.has(value)))
-  t.deepEqual(kept.map((node) => `${node.path} ${node.op.name}`), ["layers.0 add", "layers.1 add"])
+  t.deepEqual(
+    kept.map((node) => `${node.path} ${node.op.name}`),
+    ["layers.0 add", "layers.1 add"],
+  )
 })
 
 test("a checkpointed function may return its input", async (t) => {
@@ -170,7 +200,13 @@ test("a checkpointed function may return its input", async (t) => {
 })
 
 test("checkpoints do not nest", (t) => {
-  t.throws(() => trace("nested", (tr) => ({ y: checkpoint((v: Value) => checkpoint((u: Value) => scale({ x: u }).y)(v))(tr.input("x", "f32", [1])) })), {
-    message: "checkpoint: checkpoints cannot be nested",
-  })
+  t.throws(
+    () =>
+      trace("nested", (tr) => ({
+        y: checkpoint((v: Value) => checkpoint((u: Value) => scale({ x: u }).y)(v))(tr.input("x", "f32", [1])),
+      })),
+    {
+      message: "checkpoint: checkpoints cannot be nested",
+    },
+  )
 })

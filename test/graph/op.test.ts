@@ -21,7 +21,12 @@ const mix = op({
 
 const inTrace = (fn: (t: Trace) => void) => record("test", "f32", fn)
 
-function refused(t: import("ava").ExecutionContext, fn: (tr: Trace) => void, code: ErrorCode, message: string): SelscanError {
+function refused(
+  t: import("ava").ExecutionContext,
+  fn: (tr: Trace) => void,
+  code: ErrorCode,
+  message: string,
+): SelscanError {
   const error = t.throws(() => inTrace(fn), { instanceOf: SelscanError, message })!
   t.is(error.code, code)
   return error
@@ -43,66 +48,117 @@ test("float takes f32 and bf16, and nothing else", (t) => {
   inTrace((tr) => {
     mix({ x: f32(tr, "x", 5, 3), weight: tr.weight("w", "bf16", [7, 3]) })
   })
-  refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3), weight: tr.weight("w", "f16", [7, 3]) }),
-    "BAD_INPUT", "testMix: weight is f32 or bf16, got f16")
-  refused(t, (tr) => mix({ x: tr.weight("x", "bf16", [5, 3]), weight: f32(tr, "w", 7, 3) }),
-    "BAD_INPUT", "testMix: x is f32, got bf16")
+  refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5, 3), weight: tr.weight("w", "f16", [7, 3]) }),
+    "BAD_INPUT",
+    "testMix: weight is f32 or bf16, got f16",
+  )
+  refused(
+    t,
+    (tr) => mix({ x: tr.weight("x", "bf16", [5, 3]), weight: f32(tr, "w", 7, 3) }),
+    "BAD_INPUT",
+    "testMix: x is f32, got bf16",
+  )
 })
 
 test("a size that differs names both sides", (t) => {
-  const error = refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 4) }),
-    "BAD_SHAPE", "testMix: dim is 3 in x but 4 in weight [7,4]")
+  const error = refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 4) }),
+    "BAD_SHAPE",
+    "testMix: dim is 3 in x but 4 in weight [7,4]",
+  )
   t.deepEqual(error.details, { dim: "dim", expected: 3, got: 4 })
 })
 
 test("a wrong rank says what the dimensions are", (t) => {
-  refused(t, (tr) => mix({ x: f32(tr, "x", 5), weight: f32(tr, "w", 7, 3) }),
-    "BAD_SHAPE", "testMix: x is (rows, dim), got shape [5]")
-  refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), by: f32(tr, "by", 1) }),
-    "BAD_SHAPE", "testMix: by is (), got shape [1]")
+  refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5), weight: f32(tr, "w", 7, 3) }),
+    "BAD_SHAPE",
+    "testMix: x is (rows, dim), got shape [5]",
+  )
+  refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), by: f32(tr, "by", 1) }),
+    "BAD_SHAPE",
+    "testMix: by is (), got shape [1]",
+  )
 })
 
 test("a fixed size is checked", (t) => {
-  refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), index: tr.input("i", "i32", [5, 4]) }),
-    "BAD_SHAPE", "testMix: index is (rows, 5), got shape [5,4]")
+  refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), index: tr.input("i", "i32", [5, 4]) }),
+    "BAD_SHAPE",
+    "testMix: index is (rows, 5), got shape [5,4]",
+  )
 })
 
 test("shapes behind ... agree", (t) => {
-  refused(t, (tr) => add({ a: f32(tr, "a", 2, 3), b: f32(tr, "b", 3, 2) }),
-    "BAD_SHAPE", "add: shapes differ, a is [2,3] but b is [3,2]")
+  refused(
+    t,
+    (tr) => add({ a: f32(tr, "a", 2, 3), b: f32(tr, "b", 3, 2) }),
+    "BAD_SHAPE",
+    "add: shapes differ, a is [2,3] but b is [3,2]",
+  )
 })
 
 test("missing and unknown inputs are named, with a suggestion", (t) => {
   refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3) } as never), "BAD_INPUT", "testMix: input weight is missing")
-  refused(t, (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), biass: f32(tr, "b", 7) } as never),
-    "BAD_INPUT", "testMix: unknown input biass, did you mean bias?")
+  refused(
+    t,
+    (tr) => mix({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3), biass: f32(tr, "b", 7) } as never),
+    "BAD_INPUT",
+    "testMix: unknown input biass, did you mean bias?",
+  )
 })
 
 test("attributes are known, of their type and finite", (t) => {
   const given = (tr: Trace) => ({ x: f32(tr, "x", 5, 3), weight: f32(tr, "w", 7, 3) })
-  refused(t, (tr) => mix(given(tr), { chunkk: 1 } as never), "BAD_OPTION", "testMix: unknown attribute chunkk, did you mean chunk?")
+  refused(
+    t,
+    (tr) => mix(given(tr), { chunkk: 1 } as never),
+    "BAD_OPTION",
+    "testMix: unknown attribute chunkk, did you mean chunk?",
+  )
   refused(t, (tr) => mix(given(tr), { chunk: "1" } as never), "BAD_OPTION", "testMix: chunk is a number, got 1")
   refused(t, (tr) => mix(given(tr), { chunk: Number.NaN }), "BAD_OPTION", "testMix: chunk is a finite number, got NaN")
   inTrace((tr) => t.is(mix(given(tr), { mode: undefined } as never).y.node?.attrs["mode"], "plain"))
 })
 
 test("errors begin with the layer path", (t) => {
-  refused(t, (tr) => tr.scope("layers", () => tr.scope("3", () => mix({} as never))),
-    "BAD_INPUT", "layers.3: testMix: input x is missing")
+  refused(
+    t,
+    (tr) => tr.scope("layers", () => tr.scope("3", () => mix({} as never))),
+    "BAD_INPUT",
+    "layers.3: testMix: input x is missing",
+  )
 })
 
 test("sizes are whole and at least 1, ranks at most 6", (t) => {
   refused(t, (tr) => f32(tr, "x", 3, 0), "BAD_SHAPE", "input: sizes of x are whole numbers of at least 1, got [3,0]")
   refused(t, (tr) => f32(tr, "x", 1.5), "BAD_SHAPE", "input: sizes of x are whole numbers of at least 1, got [1.5]")
-  refused(t, (tr) => f32(tr, "x", 1, 1, 1, 1, 1, 1, 1), "BAD_SHAPE", "input: x has at most 6 dimensions, got [1,1,1,1,1,1,1]")
+  refused(
+    t,
+    (tr) => f32(tr, "x", 1, 1, 1, 1, 1, 1, 1),
+    "BAD_SHAPE",
+    "input: x has at most 6 dimensions, got [1,1,1,1,1,1,1]",
+  )
 })
 
 test("a stored value asked for twice is one value, and only in one shape", (t) => {
   inTrace((tr) => t.is(tr.weight("w", "f32", [2, 3]), tr.weight("w", "f32", [2, 3])))
-  refused(t, (tr) => {
-    tr.weight("w", "f32", [2, 3])
-    tr.weight("w", "bf16", [2, 3])
-  }, "BAD_SHAPE", "w: weight w is f32 [2,3], asked for as bf16 [2,3]")
+  refused(
+    t,
+    (tr) => {
+      tr.weight("w", "f32", [2, 3])
+      tr.weight("w", "bf16", [2, 3])
+    },
+    "BAD_SHAPE",
+    "w: weight w is f32 [2,3], asked for as bf16 [2,3]",
+  )
 })
 
 test("values do not cross traces, and ops need one", (t) => {
@@ -110,7 +166,12 @@ test("values do not cross traces, and ops need one", (t) => {
   inTrace((tr) => {
     stray = f32(tr, "x", 2)
   })
-  refused(t, () => scale({ x: stray! }), "BAD_INPUT", "scale: x belongs to another trace; values cannot be shared between programs")
+  refused(
+    t,
+    () => scale({ x: stray! }),
+    "BAD_INPUT",
+    "scale: x belongs to another trace; values cannot be shared between programs",
+  )
   t.throws(() => scale({ x: stray! }), {
     instanceOf: SelscanError,
     message: "scale: ops are called while tracing, got no trace; wrap the call in trace(name, fn)",

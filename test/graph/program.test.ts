@@ -2,30 +2,39 @@
  * Programs: what is kept of a trace, how it prints, and the bytes that the native side reads.
  */
 import test from "ava"
-import { replayFile } from "../../lib/graph/replay.ts"
 import { type Program, trace } from "../../lib/graph/program.ts"
+import { replayFile } from "../../lib/graph/replay.ts"
 import { ByteWriter, fnv1a } from "../../lib/graph/writer.ts"
-import { accumulate, add, exp, scale } from "../../lib/ops/elementwise.ts"
 import { split } from "../../lib/ops/columns.ts"
+import { accumulate, add, exp, scale } from "../../lib/ops/elementwise.ts"
 
-const small = (): Program => trace("small", (tr) => {
-  const x = tr.input("x", "f32", [2, 3])
-  tr.input("unused", "f32", [9])
-  const { y } = tr.scope("layers", () => tr.scope("0", () => scale({ x }, { factor: 0.5 })))
-  exp({ x: y }) // nobody reads it
-  const total = add({ a: y, b: tr.weight("w", "f32", [2, 3]) }).y
-  accumulate({ total: tr.training("sum", "f32", [2, 3]), x: total })
-  return { total, input: x }
-})
+const small = (): Program =>
+  trace("small", (tr) => {
+    const x = tr.input("x", "f32", [2, 3])
+    tr.input("unused", "f32", [9])
+    const { y } = tr.scope("layers", () => tr.scope("0", () => scale({ x }, { factor: 0.5 })))
+    exp({ x: y }) // nobody reads it
+    const total = add({ a: y, b: tr.weight("w", "f32", [2, 3]) }).y
+    accumulate({ total: tr.training("sum", "f32", [2, 3]), x: total })
+    return { total, input: x }
+  })
 
 test("nodes and inputs that no output needs are gone, updates stay", (t) => {
   const { nodes, inputs } = small()
-  t.deepEqual(nodes.map((node) => node.op.name), ["scale", "add", "accumulate"])
-  t.deepEqual(inputs.map(({ name }) => name), ["x"])
+  t.deepEqual(
+    nodes.map((node) => node.op.name),
+    ["scale", "add", "accumulate"],
+  )
+  t.deepEqual(
+    inputs.map(({ name }) => name),
+    ["x"],
+  )
 })
 
 test("a program prints its stored values, nodes, layers and outputs", (t) => {
-  t.is(small().print(), `program small
+  t.is(
+    small().print(),
+    `program small
   input x  f32 [2,3]
   weight w  f32 [2,3]
   training sum  f32 [2,3]
@@ -33,16 +42,20 @@ test("a program prints its stored values, nodes, layers and outputs", (t) => {
   %3:y f32 [2,3] = add a=%1 b=w
   accumulate total=sum x=%3
   output total=%3 input=x
-`)
+`,
+  )
 })
 
 test("an output that nobody reads is not given a place", (t) => {
   const program = trace("half", (tr) => ({ a: split({ x: tr.input("x", "f32", [2, 5]) }, { first: 2 }).a }))
-  t.is(program.print(), `program half
+  t.is(
+    program.print(),
+    `program half
   input x  f32 [2,5]
   %1:a f32 [2,2] = split x=x | first:2
   output a=%1
-`)
+`,
+  )
 })
 
 test("serialising twice gives the same bytes, closed by their checksum", (t) => {
@@ -90,16 +103,26 @@ test("a replay file holds the program, its inputs and what is expected", (t) => 
 
 test("a replay file refuses what its program does not have", (t) => {
   const program = small()
-  const outputs = [{ name: "total", bytes: x }, { name: "input", bytes: x }]
+  const outputs = [
+    { name: "total", bytes: x },
+    { name: "input", bytes: x },
+  ]
   const refuses = (given: Parameters<typeof replayFile>[1], message: string) =>
     t.throws(() => replayFile(program, given), { name: "SelscanError", message })
   refuses({ inputs: {}, expected: outputs }, "replay small: input x is missing")
   refuses({ inputs: { x, X: x }, expected: outputs }, "replay small: unknown input X, known are x")
   refuses({ inputs: { x: x.subarray(1) }, expected: outputs }, "replay small: input x is 24 bytes, got 20")
   refuses({ inputs: { x }, expected: outputs.slice(1) }, "replay small: output total has no expectation")
-  refuses({ inputs: { x }, expected: [...outputs, outputs[0]!] }, "replay small: every output is expected once, got 3 for 2")
-  refuses({ inputs: { x }, stored: [{ kind: "weight", name: "ww", bytes: x }], expected: outputs },
-    "replay small: unknown weight ww, did you mean w?")
-  refuses({ inputs: { x }, expected: [...outputs, { kind: "state", name: "sum", bytes: x }] },
-    "replay small: unknown state sum, none is known here")
+  refuses(
+    { inputs: { x }, expected: [...outputs, outputs[0]!] },
+    "replay small: every output is expected once, got 3 for 2",
+  )
+  refuses(
+    { inputs: { x }, stored: [{ kind: "weight", name: "ww", bytes: x }], expected: outputs },
+    "replay small: unknown weight ww, did you mean w?",
+  )
+  refuses(
+    { inputs: { x }, expected: [...outputs, { kind: "state", name: "sum", bytes: x }] },
+    "replay small: unknown state sum, none is known here",
+  )
 })

@@ -1,8 +1,9 @@
 /**
  * What a test of an op states: its f64 reference and its cases. `test/ops.test.ts` runs them all.
  */
-import type { Attribute, Dtype } from "../../lib/graph/value.ts"
+
 import type { AnyOp } from "../../lib/graph/op.ts"
+import type { Attribute, Dtype } from "../../lib/graph/value.ts"
 
 /** A tensor as the references see it: exact f64 values of what the kernel receives. */
 export interface Tensor64 {
@@ -56,7 +57,8 @@ function tensor(dtype: Dtype, shape: readonly number[], next: (index: number) =>
 export function normal(shape: readonly number[], seed: number, scale = 1): Tensor64 {
   const next = random(seed)
   return tensor("f32", shape, () =>
-    Math.fround(scale * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next())))
+    Math.fround(scale * Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next())),
+  )
 }
 
 /** f32 values from U(low, high). */
@@ -89,6 +91,9 @@ export function bf16(from: Tensor64): Tensor64 {
 
 /** Lines [begin, end, position, from, to] of a segments input. */
 export function segmentsOf(...lines: readonly (readonly [number, number, number?, number?, number?])[]): Tensor64 {
-  return values("i32", [lines.length, 5],
-    lines.flatMap(([begin, end, position = 0, from = 0, to = 0]) => [begin, end, position, from, to]))
+  return values(
+    "i32",
+    [lines.length, 5],
+    lines.flatMap(([begin, end, position = 0, from = 0, to = 0]) => [begin, end, position, from, to]),
+  )
 }

@@ -167,6 +167,16 @@ test("a loss that is no longer a number ends the run, and the checkpoint stays",
   await t.notThrowsAsync(contents(options.out))
 })
 
+test("a run does not go on with another text", async (t) => {
+  const changing = join(folder, "changing.txt")
+  await writeFile(changing, "one text. ".repeat(100))
+  const options = optionsOf({ files: [changing], steps: 2 })
+  await events(options)
+  await writeFile(changing, "another. ".repeat(100))
+  const error = await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), { message: /has changed/ })
+  t.like(error, { code: "BAD_CHECKPOINT" })
+})
+
 test("resuming where there is no run says so", async (t) => {
   t.like(await t.throwsAsync(() => events({ files: [], out: join(folder, "nothing") }, { resume: true })), {
     code: "NOT_FOUND",

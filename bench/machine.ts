@@ -1,0 +1,43 @@
+/**
+ * Where and of what a measurement was taken.
+ */
+import { execFileSync } from "node:child_process"
+import { cpus } from "node:os"
+import { devices } from "../lib/native.ts"
+
+export interface Circumstances {
+  readonly date: string
+  /** Short hash; `-dirty` when the working tree differs from it. */
+  readonly commit: string
+  readonly cpu: string
+  readonly instructionSet: string
+  readonly threads: number
+}
+
+const root = new URL("..", import.meta.url)
+
+function git(...words: string[]): string {
+  return execFileSync("git", words, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim()
+}
+
+/** `d9b73ec` or `d9b73ec-dirty`; `unknown` outside of a git checkout. */
+function commit(): string {
+  try {
+    // Records of earlier runs do not change what is measured.
+    const dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bench/results") !== ""
+    return `${git("rev-parse", "--short=10", "HEAD")}${dirty ? "-dirty" : ""}`
+  } catch {
+    return "unknown"
+  }
+}
+
+export function circumstances(): Circumstances {
+  const [device] = devices()
+  return {
+    date: new Date().toISOString(),
+    commit: commit(),
+    cpu: cpus()[0]?.model.trim() ?? "unknown",
+    instructionSet: device!.instructionSet,
+    threads: device!.threads,
+  }
+}

@@ -1,0 +1,14 @@
+// What this machine can do at most, measured: the yardsticks beside which kernels are printed.
+#pragma once
+
+namespace selscan::bench {
+
+struct Limits {
+  double readGBps;   // sums of a buffer far larger than the caches
+  double fmaGFlops;  // independent f32 multiply-adds in registers; one counts as two operations
+};
+
+// The best of several passes on `threads` threads (0: all usable cores). Leaves the pool at that size.
+Limits measureLimits(int threads);
+
+}  // namespace selscan::bench

@@ -1,0 +1,142 @@
+/**
+ * Every op through the addon, forward and backward: what its kernels take, per element, and how near that is to the
+ * machine's limits, measured beside each case.
+ */
+import { gradients } from "../lib/graph/gradient.ts"
+import { type Program, trace } from "../lib/graph/program.ts"
+import type { Trace } from "../lib/graph/trace.ts"
+import { dtypeSizeBytes, type Node, type Value } from "../lib/graph/value.ts"
+import { type HostArray, Store } from "../lib/native.ts"
+import { add } from "../lib/ops/elementwise.ts"
+import { normal, type Tensor64 } from "../test/ops/spec.ts"
+import { type Measurement, type Outcome, scaled, timed } from "./measure.ts"
+import { limits, shareOf } from "./native.ts"
+import { type Subject, subjects } from "./ops-cases.ts"
+
+export const summary = "kernels of every op, forward and backward, beside read bandwidth and multiply-add peak"
+
+/** Matrix products among the ops: how many products of rows × in × out the forward and the backward pass take. */
+const products: Readonly<Record<string, { forward: number; backward: number }>> = {
+  linear: { forward: 1, backward: 2 },
+  linearCrossEntropy: { forward: 1, backward: 3 }, // logits are computed again
+}
+
+/** As in a model: weights may be packed once, indices and small settings come from the host, the rest stays where it is. */
+function storageOf({ op }: Subject, key: string, { dtype, data }: Tensor64): "input" | "weight" | "training" {
+  if (((op.definition.updates ?? []) as readonly string[]).includes(key)) return "training"
+  if (key === "weight") return "weight"
+  return dtype === "i32" || data.length < 1024 ? "input" : "training"
+}
+
+interface Prepared {
+  readonly program: Program
+  readonly stored: Record<string, Tensor64>
+}
+
+function prepare(subject: Subject, pass: "forward" | "backward"): Prepared {
+  const { op, inputs, attrs, differentiable } = subject
+  const given = Object.entries(inputs).flatMap(([key, tensor]) => (tensor ? [[key, tensor] as const] : []))
+  const stored: Record<string, Tensor64> = Object.fromEntries(given)
+  const program = trace(`${op.definition.name} ${pass}`, (t: Trace) => {
+    const values = Object.fromEntries(
+      given.map(([key, tensor]) => [key, t[storageOf(subject, key, tensor)](key, tensor.dtype, tensor.shape)]),
+    )
+    const outputs: Record<string, Value> = op(values, attrs)
+    const [name, first] = Object.entries(outputs)[0] ?? []
+    if (name === undefined || first === undefined) return {}
+    if (pass === "forward") return { [name]: first }
+    const seed = `d${name}`
+    stored[seed] = normal(first.shape, 9)
+    const wrt = differentiable.filter((key) => key in values)
+    const pairs = [[first, t[storageOf(subject, seed, stored[seed]!)](seed, "f32", first.shape)]] as const
+    const grads = gradients(
+      pairs,
+      wrt.map((key) => values[key]!),
+      (a, b) => add({ a, b }).y,
+    )
+    return Object.fromEntries(wrt.map((key, i) => [`d${key}`, grads[i]!]))
+  })
+  return { program, stored }
+}
+
+function host({ dtype, data }: Tensor64): HostArray {
+  if (dtype === "i32") return Int32Array.from(data)
+  const floats = Float32Array.from(data)
+  return dtype === "f32" ? floats : Uint16Array.from(new Uint32Array(floats.buffer), (bits) => bits >>> 16)
+}
+
+/** Compiles a program, its values in place; the function runs it once and returns the seconds of every node so far. */
+async function ready(store: Store, { program, stored }: Prepared): Promise<() => Promise<number[]>> {
+  for (const kind of ["weight", "training"] as const) {
+    for (const slot of program.stored(kind)) await store.upload(kind, slot, host(stored[slot.name]!))
+  }
+  const executable = await store.compile(program)
+  const inputs = Object.fromEntries(program.inputs.map(({ name }) => [name, host(stored[name]!)]))
+  return async () => {
+    await executable.run(inputs)
+    return executable.profile()
+  }
+}
+
+/** Bytes of all tensors that a node names; of a table, no more than the rows that are looked up. */
+function nodeBytes({ inputs, outputs }: Node, used: ReadonlySet<Value>): number {
+  const sizeOf = (value: Value) => value.elements * dtypeSizeBytes[value.dtype]
+  const written = Object.values(outputs)
+    .filter((value) => used.has(value))
+    .reduce((total, value) => total + sizeOf(value), 0)
+  const isLookup = inputs.ids !== undefined && inputs.weight !== undefined
+  const read = Object.entries(inputs).map(([key, value]) =>
+    isLookup && key === "weight" ? Math.min(written, sizeOf(value)) : sizeOf(value),
+  )
+  return written + read.reduce((total, bytes) => total + bytes, 0)
+}
+
+/** Elements of the largest tensor that is not a weight. */
+function elementsOf({ inputs, outputs }: Node): number {
+  const rest = Object.entries(inputs).flatMap(([key, value]) => (key === "weight" ? [] : [value]))
+  return Math.max(...[...rest, ...Object.values(outputs)].map((value) => value.elements))
+}
+
+async function measure(subject: Subject, pass: "forward" | "backward", elements: number): Promise<Measurement> {
+  await using store = new Store("cpu")
+  const { name } = subject.op.definition
+  const prepared = prepare(subject, pass)
+  const { nodes, values } = prepared.program
+  const used = new Set([...values])
+  const chosen = nodes.map((node) => (node.op.name === name) === (pass === "forward"))
+  const run = await ready(store, prepared)
+  let before = 0
+  const statistics = await timed(async () => {
+    const after = (await run()).reduce((total, one, i) => (chosen[i] ? total + one : total), 0)
+    const milliseconds = (after - before) * 1e3
+    before = after
+    return milliseconds
+  })
+  const bytes = nodes.reduce((total, node, i) => (chosen[i] ? total + nodeBytes(node, used) : total), 0)
+  const count = products[name]?.[pass]
+  const { x, weight } = subject.inputs
+  const operations = count && 2 * count * x!.shape[0]! * weight!.shape[0]! * weight!.shape[1]!
+  return {
+    shape: `${name}${pass === "backward" ? " backward" : ""}: ${subject.title}`,
+    unit: "ns per element",
+    ...scaled(statistics, 1e6 / elements),
+    bytes,
+    ...(operations && { operations }),
+    ...shareOf(limits(), { milliseconds: statistics.median, bytes, operations }),
+  }
+}
+
+export async function run(): Promise<Outcome> {
+  const results: Measurement[] = []
+  const only = process.env["OP"]
+  for (const subject of await subjects()) {
+    if (only !== undefined && subject.op.definition.name !== only) continue
+    const elements = elementsOf(prepare(subject, "forward").program.nodes[0]!)
+    results.push(await measure(subject, "forward", elements))
+    if (subject.differentiable.length > 0) results.push(await measure(subject, "backward", elements))
+  }
+  return {
+    results,
+    notes: ["time inside the kernels alone; small tensors stay in the caches, and bf16 products may pass the f32 peak"],
+  }
+}

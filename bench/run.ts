@@ -1,0 +1,83 @@
+/**
+ * `npm run bench`: runs benchmarks, prints tables, keeps records.
+ */
+import { appendFileSync, mkdirSync, readdirSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { parseArgs } from "node:util"
+import { expect, SelscanError, suggestion } from "../lib/errors.ts"
+import { setThreads } from "../lib/native.ts"
+import { compare } from "./compare.ts"
+import { type Circumstances, circumstances } from "./machine.ts"
+import type { BenchModule, Measurement } from "./measure.ts"
+import { table } from "./table.ts"
+
+const folder = fileURLToPath(new URL(".", import.meta.url))
+const records = fileURLToPath(new URL("results/cpu.jsonl", import.meta.url))
+const names = readdirSync(folder).flatMap((file) => /^(.+)\.bench\.ts$/.exec(file)?.[1] ?? [])
+
+const load = (name: string) => import(`./${name}.bench.ts`) as Promise<BenchModule>
+
+async function usage(): Promise<string> {
+  const lines = await Promise.all(names.map(async (name) => `    ${name.padEnd(10)} ${(await load(name)).summary}`))
+  return `Measures this package on this machine.
+
+  npm run bench [-- NAME...] [--record] [--json] [--threads N]
+  npm run bench -- compare A B
+
+${lines.join("\n")}
+
+  --record     appends every result to bench/results/cpu.jsonl
+  --json       prints one object instead of tables
+  --threads N  threads of the addon (default: all usable cores)
+  compare      two recorded commits, line by line`
+}
+
+function options() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        record: { type: "boolean", default: false },
+        json: { type: "boolean", default: false },
+        threads: { type: "string", default: "0" },
+        help: { type: "boolean", default: false },
+      },
+    })
+  } catch (cause) {
+    throw new SelscanError("BAD_OPTION", `bench: ${(cause as Error).message.split("\n")[0]}; see --help`)
+  }
+}
+
+function record(bench: string, where: Circumstances, results: readonly Measurement[]): void {
+  mkdirSync(fileURLToPath(new URL("results/", import.meta.url)), { recursive: true })
+  for (const result of results) appendFileSync(records, `${JSON.stringify({ ...where, bench, ...result })}\n`)
+}
+
+async function main(): Promise<void> {
+  const { values, positionals } = options()
+  if (values.help) return console.log(await usage())
+  if (positionals[0] === "compare") return console.log(compare(records, positionals.slice(1)))
+  for (const name of positionals) {
+    expect(names.includes(name), "BAD_OPTION", () => `bench: unknown benchmark ${name}, ${suggestion(name, names)}`)
+  }
+  expect(/^\d{1,4}$/.test(values.threads), "BAD_OPTION", () => `bench: --threads is a number, got ${values.threads}`)
+  await setThreads(Number(values.threads))
+  const where = circumstances()
+  const all: (Measurement & { bench: string })[] = []
+  const notes: string[] = []
+  for (const name of positionals.length > 0 ? positionals : names) {
+    if (!values.json) console.log(`${name}: ${(await load(name)).summary}`)
+    const outcome = await (await load(name)).run()
+    if (values.record) record(name, where, outcome.results)
+    all.push(...outcome.results.map((result) => ({ bench: name, ...result })))
+    notes.push(...(outcome.notes ?? []))
+    if (!values.json) console.log([table(outcome.results), ...(outcome.notes ?? []), ""].join("\n"))
+  }
+  if (values.json) return console.log(JSON.stringify({ ...where, results: all, notes }))
+  console.log(`${where.cpu}, ${where.instructionSet}, ${where.threads} threads, commit ${where.commit}, ${where.date}`)
+}
+
+main().catch((error: Error) => {
+  console.error(error instanceof SelscanError ? error.message : error.stack)
+  process.exitCode = error instanceof SelscanError && error.code === "BAD_OPTION" ? 2 : 1
+})

@@ -1,0 +1,100 @@
+/**
+ * A training step of MambaByte, 256 wide with 6 layers, on 16 × 512 bytes: f32 and bf16 in turns, and where the time goes.
+ */
+import { allParameters } from "../lib/layers/layer.ts"
+import { initialWeights } from "../lib/models/language-model.ts"
+import { MambaModel, mambaConfig } from "../lib/models/mamba.ts"
+import { type Executable, Store } from "../lib/native.ts"
+import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
+import { type Measurement, type Outcome, statistics } from "./measure.ts"
+
+export const summary = "a training step of MambaByte 256 × 6, f32 and bf16 in turns, by kind of op"
+
+const [batch, length, steps] = [16, 512, 7]
+const rows = batch * length
+
+interface Trained {
+  readonly precision: "f32" | "bf16"
+  readonly store: Store
+  readonly executable: Executable
+  readonly stepMs: number[]
+  /** Milliseconds of every step, by kind of op. */
+  readonly byOp: Map<string, number[]>
+}
+
+async function prepare(precision: "f32" | "bf16"): Promise<Trained> {
+  const model = new MambaModel(mambaConfig({ dim: 256, layers: 6, vocab: 256 }))
+  const shape = { batch, length, streams: batch, recompute: false, precision }
+  const store = new Store("cpu")
+  const executable = await store.compile(batchProgram(model, shape, "update", optimizerDefaults))
+  const weights = initialWeights(model, 1)
+  for (const [name, { shape }] of allParameters(model)) {
+    await store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+  }
+  return { precision, store, executable, stepMs: [], byOp: new Map() }
+}
+
+const ids = Int32Array.from({ length: rows }, (_, i) => 32 + ((i * 7919) % 90))
+const segments = Int32Array.from(
+  Array.from({ length: batch }, (_, i) => [i * length, (i + 1) * length, 0, 0, i + 1]).flat(),
+)
+
+async function step({ executable, stepMs, byOp }: Trained, number: number, keep: boolean): Promise<void> {
+  const inputs = {
+    ids,
+    targets: ids,
+    segments,
+    scale: Float32Array.of(1 / rows),
+    rate: Float32Array.of(1e-3),
+    step: Float32Array.of(number),
+  }
+  const before = await executable.profile()
+  const began = performance.now()
+  await executable.run(inputs)
+  const elapsed = performance.now() - began
+  const after = await executable.profile()
+  if (!keep) return
+  stepMs.push(elapsed)
+  const now = new Map<string, number>()
+  executable.program.nodes.forEach(({ op }, i) => {
+    now.set(op.name, (now.get(op.name) ?? 0) + (after[i]! - before[i]!) * 1e3)
+  })
+  for (const [name, milliseconds] of now) byOp.set(name, [...(byOp.get(name) ?? []), milliseconds])
+}
+
+function measurements({ precision, stepMs, byOp }: Trained): Measurement[] {
+  const whole = statistics(stepMs)
+  const of = `MambaByte 256 × 6, 16 × 512, ${precision}`
+  const parts = [...byOp].map(([name, samples]) => ({ name, ...statistics(samples) }))
+  return [
+    { shape: of, unit: "ms", ...whole, rate: { value: (rows / whole.median) * 1e3, unit: "bytes/s" } },
+    ...parts
+      .filter(({ median }) => median >= 0.005 * whole.median)
+      .sort((a, b) => b.median - a.median)
+      .map(({ name, ...part }) => ({
+        shape: `${of}: ${name}`,
+        unit: "ms",
+        ...part,
+        share: { value: part.median / whole.median, of: "the step" },
+      })),
+  ]
+}
+
+export async function run(): Promise<Outcome> {
+  const both = [await prepare("f32"), await prepare("bf16")]
+  try {
+    for (let number = 0; number <= steps; number++) {
+      for (const one of both) await step(one, number + 1, number > 0) // the first fills caches and packs weights
+    }
+  } finally {
+    for (const { store } of both) await store.dispose()
+  }
+  const faster = statistics(both[0]!.stepMs.map((f32, i) => f32 / both[1]!.stepMs[i]!))
+  return {
+    results: [
+      ...both.flatMap(measurements),
+      { shape: "MambaByte 256 × 6, 16 × 512: f32 over bf16", unit: "×", ...faster },
+    ],
+    notes: ["ops below half a percent of a step are left out"],
+  }
+}
