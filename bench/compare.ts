@@ -2,7 +2,7 @@
  * Two recorded commits beside each other.
  */
 import { existsSync, readFileSync } from "node:fs"
-import { expect } from "../lib/errors.ts"
+import { expect, SelscanError } from "../lib/errors.ts"
 import type { Circumstances } from "./machine.ts"
 import type { Measurement } from "./measure.ts"
 import { aligned, digits } from "./table.ts"
@@ -21,8 +21,15 @@ function linesOf(path: string): Line[] {
   )
   return readFileSync(path, "utf8")
     .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => JSON.parse(line) as Line)
+    .flatMap((line, i) => (line === "" ? [] : [parsed(line, `${path}:${i + 1}`)]))
+}
+
+function parsed(line: string, where: string): Line {
+  try {
+    return JSON.parse(line) as Line
+  } catch (cause) {
+    throw new SelscanError("BAD_FILE", `${where}: a line of JSON is expected, got ${line.slice(0, 40)}`, {}, { cause })
+  }
 }
 
 /** The latest line of every key that was recorded of one commit, given by the beginning of its hash. */

@@ -128,7 +128,7 @@ async function measure(subject: Subject, pass: "forward" | "backward", elements:
 
 export async function run(): Promise<Outcome> {
   const results: Measurement[] = []
-  const only = process.env["OP"]
+  const only = process.env.OP
   for (const subject of await subjects()) {
     if (only !== undefined && subject.op.definition.name !== only) continue
     const elements = elementsOf(prepare(subject, "forward").program.nodes[0]!)

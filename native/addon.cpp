@@ -216,13 +216,15 @@ Napi::Value copySlot(const Napi::CallbackInfo& info) {
 Napi::Value memory(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   return environment(info).submit(info.Env(), 0, [store](const auto&) -> Settle {
-    return [store](Napi::Env env) -> Napi::Value {
+    // Counted here, on the queue's thread: another job may change the store by the time the promise resolves.
+    const std::array<std::pair<const char*, size_t>, 5> sizes{{{"weights", store->sizeBytes(Storage::weight)},
+                                                               {"training", store->sizeBytes(Storage::training)},
+                                                               {"states", store->sizeBytes(Storage::state)},
+                                                               {"derived", store->derivedBytes()},
+                                                               {"arena", store->arenaBytes()}}};
+    return [sizes](Napi::Env env) -> Napi::Value {
       auto result = Napi::Object::New(env);
-      result.Set("weights", static_cast<double>(store->sizeBytes(Storage::weight)));
-      result.Set("training", static_cast<double>(store->sizeBytes(Storage::training)));
-      result.Set("states", static_cast<double>(store->sizeBytes(Storage::state)));
-      result.Set("derived", static_cast<double>(store->derivedBytes()));
-      result.Set("arena", static_cast<double>(store->arenaBytes()));
+      for (const auto& [name, bytes] : sizes) result.Set(name, static_cast<double>(bytes));
       return result;
     };
   });

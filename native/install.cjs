@@ -35,7 +35,10 @@ const command = process.env.npm_config_node_gyp
   : ["npx", "--no-install", "node-gyp"]
 const action = fs.existsSync(path.join(root, "build", "Makefile")) ? ["configure", "build"] : ["rebuild"]
 const jobs = String(os.availableParallelism?.() ?? 2)
-const result = spawnSync(command[0], [...command.slice(1), ...action, "-j", jobs, "--silent"], { cwd: root, stdio: "inherit" })
+const result = spawnSync(command[0], [...command.slice(1), ...action, "-j", jobs, "--silent"], {
+  cwd: root,
+  stdio: "inherit",
+})
 if (result.status !== 0) {
   console.error(
     "selscan: the addon could not be built; it needs a C++20 compiler, make and python3 (Debian: apt-get install g++ make python3)",

@@ -27,7 +27,16 @@ const manifest = {
   defines: ["NAPI_VERSION=9", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS"],
   // No -ffast-math: kernels name the approximations they make. No contraction: a product and a sum are fused where fma() says
   // so and nowhere else, or a loop's body and its tail could differ in bits. GCC 12 warns wrongly of its own strings (restrict).
-  cxxflags: ["-std=c++20", "-O3", "-ffp-contract=off", "-fexceptions", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-restrict"],
+  cxxflags: [
+    "-std=c++20",
+    "-O3",
+    "-ffp-contract=off",
+    "-fexceptions",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-restrict",
+  ],
 }
 
 if (require.main === module) console.log(manifest[process.argv[2]].join(process.argv[3] ?? " "))

@@ -14,7 +14,7 @@ import { SelscanError } from "../lib/errors.ts"
 import { addon, type Executable, Store, setThreads } from "../lib/native.ts"
 import { chain, onHost, randomPrograms } from "./native-border/programs.ts"
 
-const property = { seed: 20, numRuns: Number(process.env["FUZZ_RUNS"] ?? 300), endOnFailure: true }
+const property = { seed: 20, numRuns: Number(process.env.FUZZ_RUNS ?? 300), endOnFailure: true }
 const loop = new URL("./native-border/loop.ts", import.meta.url)
 // Node 20 does not hand the loader of TypeScript on to workers.
 const worker = (runs: number) =>
@@ -84,8 +84,8 @@ test.serial("no function of the addon can be made to crash by its arguments", as
       fc.array(garbage, { maxLength: 8 }),
       fc.array(fc.boolean(), { minLength: 8, maxLength: 8 }),
       async (name, args, keep) => {
-        const store = native["open"]!("cpu") as number
-        const compiled = (await native["compile"]!(store, program)) as { program: number }
+        const store = native.open!("cpu") as number
+        const compiled = (await native.compile!(store, program)) as { program: number }
         // Arguments that would be right, some of them replaced: garbage alone would stop at the first check.
         const right: Record<string, unknown[]> = {
           setThreads: [2],
@@ -107,7 +107,7 @@ test.serial("no function of the addon can be made to crash by its arguments", as
           t.true(error instanceof Error)
           refused++
         }
-        await native["dispose"]!(store)
+        await native.dispose!(store)
       },
     ),
     property,
@@ -148,16 +148,16 @@ test("inputs of the wrong name, type or size are refused, and the program still 
   await refuses(undefined, "inputs are an object of arrays, got undefined")
   const shared = new Float32Array(new SharedArrayBuffer(32)) // another thread could change it while it is copied
   await t.throwsAsync(() => executable.run({ x: shared }), { code: "BAD_INPUT", message: /plain ArrayBuffer/ })
-  t.deepEqual((await executable.run({ x }))["y"], x)
+  t.deepEqual((await executable.run({ x })).y, x)
   await store.dispose()
 })
 
 test("the bytes of an input are those of its engine, whatever its properties say", async (t) => {
   const { store, executable, x } = await opened()
   const forged = Object.defineProperty(x.slice(), "buffer", { value: new ArrayBuffer(1) })
-  t.deepEqual((await executable.run({ x: forged }))["y"], x)
+  t.deepEqual((await executable.run({ x: forged })).y, x)
   const wide = Float32Array.from([9, 9, ...x, 9])
-  t.deepEqual((await executable.run({ x: wide.subarray(2, 10) }))["y"], x)
+  t.deepEqual((await executable.run({ x: wide.subarray(2, 10) })).y, x)
   await store.dispose()
 })
 
@@ -166,7 +166,7 @@ test("inputs may be changed as soon as run returns", async (t) => {
   const x = new Float32Array(1 << 16).fill(1)
   const running = executable.run({ x })
   x.fill(7)
-  t.true((await running)["y"]!.every((value) => value === 1))
+  t.true((await running).y!.every((value) => value === 1))
   await store.dispose()
 })
 
@@ -198,7 +198,7 @@ test.serial("disposing in mid-run waits for the run, which gives its result", as
   const { store, executable, x } = await long()
   const running = executable.run({ x })
   await Promise.all([executable.dispose(), store.dispose()])
-  t.deepEqual((await running)["y"], x)
+  t.deepEqual((await running).y, x)
 })
 
 test("nothing can be used after it was disposed, and disposing twice is allowed", async (t) => {
@@ -236,7 +236,7 @@ test.serial("an abort before the run, in the queue and in mid-run ends it as ABO
   t.is(second.message, "chain of 400: aborted before it began")
   t.is(first.code, "ABORTED")
   t.regex(first.stack, /native-border\.test/) // the stack is the caller's
-  t.deepEqual((await executable.run({ x }))["y"], x) // nothing is left behind
+  t.deepEqual((await executable.run({ x })).y, x) // nothing is left behind
   await store.dispose()
 })
 
@@ -252,7 +252,7 @@ test.serial("what runs is not collected with its wrappers", async (t) => {
     await delay(5)
     collect()
   }
-  for (const outputs of await Promise.all(runs)) t.is(outputs["y"]![0], 1)
+  for (const outputs of await Promise.all(runs)) t.is(outputs.y![0], 1)
 })
 
 test.serial("two workers run at once; one is terminated in mid-run and the other goes on", async (t) => {
@@ -267,7 +267,7 @@ test.serial("two workers run at once; one is terminated in mid-run and the other
   t.is(await doomed.terminate(), 1)
   t.is(await done, 1)
   const { store, executable, x } = await opened()
-  t.deepEqual((await executable.run({ x }))["y"], x)
+  t.deepEqual((await executable.run({ x })).y, x)
   await store.dispose()
 })
 

@@ -46,7 +46,7 @@ struct Inputs {
   }
 };
 
-// As one would write it down, tokens outermost so that memory is read in order.
+// As one would write it down, tokens outermost so that memory is read in order; with channels outermost it is no faster.
 void plainLoop(const ScanShape& shape, const Inputs& in, std::vector<float>& h, float* y) {
   const float *x = in.x.tensor.f32(), *delta = in.delta.tensor.f32(), *A = in.A.tensor.f32(), *B = in.B.tensor.f32();
   const float *C = in.C.tensor.f32(), *D = in.D.tensor.f32(), *z = in.z.tensor.f32(), *bias = in.bias.tensor.f32();

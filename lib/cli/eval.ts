@@ -29,12 +29,8 @@ export function evalCommand(cli: CAC): void {
 
 async function evaluate(measure: string, flags: Flags, signal: AbortSignal): Promise<number> {
   expect(measure === "bpb", "BAD_OPTION", () => `eval: the measure is bpb, got ${measure}`)
-  expect(
-    typeof flags.file === "string" || typeof flags.file === "number",
-    "BAD_OPTION",
-    () => "eval: one text file is expected; name it with --file",
-  )
-  const bytes = await readWhole(String(flags.file))
+  expect(typeof flags.file === "string", "BAD_OPTION", () => "eval: one text file is expected; name it with --file")
+  const bytes = await readWhole(flags.file)
   if (flags.threads !== undefined) await setThreads(flags.threads)
   await using model = await load(
     String(flags.model),

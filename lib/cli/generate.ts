@@ -22,6 +22,8 @@ interface Flags {
   threads?: number
   stdin?: boolean
   json?: boolean
+  /** Words after "--": prompts that begin with a dash. */
+  "--"?: string[]
 }
 
 /** `selscan generate [prompt]`: writes text as it is generated. */
@@ -47,14 +49,15 @@ export function generateCommand(cli: CAC): void {
     .action((prompt: string | undefined, flags: Flags) => interruptible((signal) => generate(prompt, flags, signal)))
 }
 
-async function generate(given: string | undefined, flags: Flags, signal: AbortSignal): Promise<number> {
+async function generate(word: string | undefined, flags: Flags, signal: AbortSignal): Promise<number> {
+  const given = word ?? flags["--"]?.[0]
   expect(
     (given === undefined) === (flags.stdin === true),
     "BAD_OPTION",
     () =>
       "generate: one prompt is expected; write it after the command, or give --stdin to read it from standard input",
   )
-  const prompt = flags.stdin ? readFileSync(0, "utf8") : String(given)
+  const prompt = flags.stdin ? readFileSync(0, "utf8") : given!
   if (flags.threads !== undefined) await setThreads(flags.threads)
   await using model = await load(
     String(flags.model),

@@ -22,10 +22,11 @@ export async function main(argv: readonly string[]): Promise<number> {
     process.exit(0) // the reader has gone, as in `selscan generate … | head`
   })
   try {
-    cli.parse([...argv], { run: false })
+    cli.parse(plainFlags(argv), { run: false })
     if (cli.options.help || cli.options.version) return 0
     if (cli.matchedCommand === undefined) return unmatched(cli)
     checkOptionNames(cli)
+    keepText(cli, argv)
     return ((await cli.runMatchedCommand()) as number | undefined) ?? 0
   } catch (error) {
     return report(error as Error)
@@ -33,6 +34,32 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 type Cli = ReturnType<typeof cac>
+
+/** Flags without a value. cac would take the word after one for its value, and make a number of a prompt. */
+const flags = ["--json", "--stdin", "--recompute"]
+/** Options whose value is text. cac makes numbers of what looks like one: "\n" would be 0, "1.50" would be 1.5. */
+const texts = ["stop", "model", "file", "out", "resume", "preset"]
+
+/** Words before "--": those after it are taken as they are. */
+const optionWords = (argv: readonly string[]) => argv.slice(0, argv.includes("--") ? argv.indexOf("--") : undefined)
+
+function plainFlags(argv: readonly string[]): string[] {
+  const words = optionWords(argv)
+  return [...words.map((word) => (flags.includes(word) ? `${word}=true` : word)), ...argv.slice(words.length)]
+}
+
+/** Gives options that take text the words that were typed. */
+function keepText(cli: Cli, argv: readonly string[]): void {
+  const words = optionWords(argv)
+  for (const name of texts) {
+    if (typeof cli.options[name] === "boolean") continue // without a value: cac says so
+    const typed = words.flatMap((word, i) => {
+      if (word.startsWith(`--${name}=`)) return [word.slice(name.length + 3)]
+      return word === `--${name}` ? [words[i + 1] ?? ""] : []
+    })
+    if (typed.length > 0) cli.options[name] = typed.length === 1 ? typed[0] : typed
+  }
+}
 
 function unmatched(cli: Cli): number {
   const [word] = cli.args

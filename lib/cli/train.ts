@@ -57,8 +57,12 @@ export function trainCommand(cli: CAC): void {
 async function run(flags: Flags, signal: AbortSignal): Promise<number> {
   if (flags.threads !== undefined) await setThreads(flags.threads)
   const options = optionsOf(flags)
-  const show = flags.json ? (event: TrainEvent) => console.log(JSON.stringify(event)) : progressBar()
-  for await (const event of train(options, { signal, resume: flags.resume !== undefined })) show(event)
+  const { show, stop } = flags.json ? jsonLines : progressBar()
+  try {
+    for await (const event of train(options, { signal, resume: flags.resume !== undefined })) show(event)
+  } finally {
+    stop()
+  }
   if (!flags.json)
     console.error(signal.aborted ? `interrupted and saved; go on with --resume ${options.out}` : `done: ${options.out}`)
   return signal.aborted ? 130 : 0
@@ -95,8 +99,17 @@ function optionsOf(flags: Flags): TrainOptions {
   } as TrainOptions
 }
 
+/** How events are shown. */
+interface Display {
+  readonly show: (event: TrainEvent) => void
+  /** Ends the display: a bar that is not stopped keeps its timer, and with it the process. */
+  readonly stop: () => void
+}
+
+const jsonLines: Display = { show: (event) => console.log(JSON.stringify(event)), stop: () => {} }
+
 /** A bar on terminals, a line per validation elsewhere. */
-function progressBar(): (event: TrainEvent) => void {
+function progressBar(): Display {
   const bar = new SingleBar({
     format: "{bar} {value}/{total} | {bits} bits/byte | {speed} KB/s | {left} left | validation {validation}",
     stream: process.stderr,
@@ -104,7 +117,7 @@ function progressBar(): (event: TrainEvent) => void {
   })
   const shown = { bits: "–", speed: "–", left: "–", validation: "–" }
   let started = false
-  return (event) => {
+  const show = (event: TrainEvent) => {
     if (event.type === "validation") {
       shown.validation = event.bitsPerByte.toFixed(4)
       if (!process.stderr.isTTY)
@@ -121,6 +134,7 @@ function progressBar(): (event: TrainEvent) => void {
       if (process.stderr.isTTY) bar.update(event.step, shown)
     }
   }
+  return { show, stop: () => bar.stop() }
 }
 
 function duration(seconds: number): string {

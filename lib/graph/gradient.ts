@@ -62,8 +62,23 @@ class Walk {
         this.#backNode(nodes[i]!)
         continue
       }
+      const last = i
       while (i > 0 && nodes[i - 1]!.segment === segment) i--
+      this.#checkClosed(nodes.slice(i, last + 1), segment)
       this.#backSegment(segment)
+    }
+  }
+
+  /** The segment is recorded again: a gradient that reached its first recording by another way than its output would be lost. */
+  #checkClosed(nodes: readonly Node[], segment: CheckpointSegment): void {
+    for (const node of nodes) {
+      for (const value of Object.values(node.outputs)) {
+        expect(
+          !this.grads.has(value) || segment.outputs.includes(value),
+          "NO_GRADIENT",
+          () => `checkpoint: what is used outside is returned, got a use of ${value.name} outside; return it alone`,
+        )
+      }
     }
   }
 

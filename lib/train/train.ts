@@ -79,7 +79,12 @@ export async function* train(options: TrainOptions, control: TrainControl = {}):
   await mkdir(out, { recursive: true }).catch((cause: Error) => {
     throw new SelscanError("DISK", `train: folder ${out} could not be made: ${cause.message}`, { out }, { cause })
   })
-  await using run = await Run.open(out, recipe, text, saved?.progress ?? { step: 0, bytesSeen: 0, seconds: 0, text: hash })
+  await using run = await Run.open(
+    out,
+    recipe,
+    text,
+    saved?.progress ?? { step: 0, bytesSeen: 0, seconds: 0, text: hash },
+  )
   yield* run.go(control.signal)
 }
 

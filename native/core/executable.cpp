@@ -1,6 +1,7 @@
 #include "core/executable.h"
 
 #include <algorithm>
+#include <iomanip>
 #include <set>
 
 namespace selscan {
@@ -71,8 +72,13 @@ Call Executable::call(Step& step, size_t index) {
 }
 
 // Nodes that read nothing but weights are computed once per change of those weights and kept in the store, where other
-// programs of the model find them by their expression.
+// programs of the model find them by their expression. Not where the program itself updates a weight: what was computed
+// before the update and after it are two values.
 void Executable::placeConstants() {
+  std::set<const Entry*> updated;
+  for (const ProgramNode& node : program_.nodes)
+    for (const int update : node.updates)
+      if (node.inputs[update] != Absent) updated.insert(entries_[node.inputs[update]]);
   for (size_t index = 0; index < steps_.size(); index++) {
     const ProgramNode& node = program_.nodes[index];
     Step& step = steps_[index];
@@ -83,14 +89,15 @@ void Executable::placeConstants() {
       const int id = node.inputs[i];
       if (id == Absent) continue;
       present++;
-      constant &= !expressions_[id].empty();
+      constant &= !expressions_[id].empty() && !updated.contains(entries_[id]);
       expression += (present > 1 ? "," : "") + bare(step.kernel->inputs[i]) + "=" + expressions_[id];
     }
     if (constant && present > 0) {
       step.constant = true;
       for (const auto& [key, value] : node.attributes.entries) {
         expression += ";" + key + "=";
-        std::visit([&](const auto& v) { std::ostringstream s; s << v; expression += s.str(); }, value);
+        // All digits: values that differ in the last one are two expressions.
+        std::visit([&](const auto& v) { std::ostringstream s; s << std::setprecision(17) << v; expression += s.str(); }, value);
       }
       step.kept.resize(node.outputs.size());
       for (size_t i = 0; i < node.outputs.size(); i++) {

@@ -1,7 +1,10 @@
 #include "core/plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+
+#include "core/check.h"
 
 namespace selscan {
 
@@ -34,6 +37,11 @@ Plan placeInOrder(const std::vector<Lifetime>& lifetimes, const std::vector<size
 }  // namespace
 
 Plan planArena(const std::vector<Lifetime>& lifetimes) {
+  size_t left = std::numeric_limits<size_t>::max() / 4;  // offsets must not wrap around
+  for (const Lifetime& lifetime : lifetimes) {
+    check(lifetime.bytes <= left, "OUT_OF_MEMORY", "program: its values are larger than any memory; use smaller sizes");
+    left -= std::min(left, padded(lifetime));
+  }
   std::vector<size_t> order(lifetimes.size());
   std::iota(order.begin(), order.end(), size_t{0});
   const auto byKey = [&](auto key) {

@@ -121,6 +121,32 @@ test("an interrupted training saves, says how to go on, and goes on", async (t) 
   t.regex(options.err, /keeps its recipe/)
 })
 
+test("text stays text, even when it looks like a number", async (t) => {
+  const args = ["generate", "--model", model, "--max-tokens", "1", "--seed", "1"]
+  const prompts = await Promise.all([
+    selscan([...args, "--json", "1.50"]),
+    selscan([...args, "--json", "--", "-x"]),
+    selscan([...args, "--json", "--stop", "\n", "--stop", "1.0", "x"]),
+  ])
+  t.deepEqual(
+    prompts.map(({ out, err }) => (err === "" ? JSON.parse(out).prompt : err)),
+    ["1.50", "-x", "x"],
+  )
+  const { code, err } = await selscan([...args, "x", "--stop", ""])
+  t.is(code, 2)
+  t.regex(err, /at least one character/)
+  t.regex((await selscan([...args, "x", "--model", "007"])).err, /007/)
+})
+
+test("generation ends before a stop that is a line break", async (t) => {
+  const args = ["generate", "pease", "--model", model, "--seed", "2", "--temperature", "100", "--max-tokens", "400"]
+  const whole = JSON.parse((await selscan([...args, "--json"])).out).text as string
+  const at = whole.search(/[ \n]/)
+  t.true(at >= 0, "the sample holds a space or a line break")
+  const { out } = await selscan([...args, "--json", "--stop", whole[at]!])
+  t.is(JSON.parse(out).text, whole.slice(0, at))
+})
+
 test("wrong usage is one line on stderr and exit code 2, failure 1", async (t) => {
   const cases: [string[], number, RegExp][] = [
     [["genrate"], 2, /unknown command genrate, did you mean generate\?/],
@@ -132,6 +158,7 @@ test("wrong usage is one line on stderr and exit code 2, failure 1", async (t) =
     [["eval", "bpb", "--model", model, "--file", join(folder, "absent")], 1, /no such file/],
     [["eval", "speed", "--model", model, "--file", text], 2, /the measure is bpb, got speed/],
     [["eval", "bpb", "--model", model], 2, /name it with --file/],
+    [["eval", "bpb", "--model", model, "--file", text, "--threads", "all"], 2, /threads: a whole number .* got all/],
     [["train", "--file", text], 2, /name it with --out/],
     [["train", "--file", text, "--out", join(folder, "x"), "--steps", "many"], 2, /steps is a whole number/],
   ]

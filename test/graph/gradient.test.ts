@@ -59,7 +59,7 @@ test("several outputs are differentiated together", async (t) => {
     ] as const
     return { dx: gradients(seeds, [x], sum)[0]! }
   })
-  t.deepEqual((await run(program, { da: floats(1), db: floats(10) }))["dx"], [32])
+  t.deepEqual((await run(program, { da: floats(1), db: floats(10) })).dx, [32])
 })
 
 test("the gradient of an intermediate value can be asked for", async (t) => {
@@ -67,7 +67,7 @@ test("the gradient of an intermediate value can be asked for", async (t) => {
     const { y: middle } = scale({ x: tr.input("x", "f32", [1]) }, { factor: 2 })
     return { grad: gradients(seeded(tr, scale({ x: middle }, { factor: 5 }).y), [middle], sum)[0]! }
   })
-  t.deepEqual((await run(program, { dy: floats(1) }))["grad"], [5])
+  t.deepEqual((await run(program, { dy: floats(1) })).grad, [5])
 })
 
 test("nodes that no gradient flows through are not walked", (t) => {
@@ -196,7 +196,7 @@ test("a checkpointed function may return its input", async (t) => {
     const x = tr.input("x", "f32", [1])
     return { dx: gradients(seeded(tr, scale({ x: checkpoint((v: Value) => v)(x) }, { factor: 3 }).y), [x], sum)[0]! }
   })
-  t.deepEqual((await run(program, { dy: floats(2) }))["dx"], [6])
+  t.deepEqual((await run(program, { dy: floats(2) })).dx, [6])
 })
 
 test("checkpoints do not nest", (t) => {

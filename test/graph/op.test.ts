@@ -125,7 +125,7 @@ test("attributes are known, of their type and finite", (t) => {
   )
   refused(t, (tr) => mix(given(tr), { chunk: "1" } as never), "BAD_OPTION", "testMix: chunk is a number, got 1")
   refused(t, (tr) => mix(given(tr), { chunk: Number.NaN }), "BAD_OPTION", "testMix: chunk is a finite number, got NaN")
-  inTrace((tr) => t.is(mix(given(tr), { mode: undefined } as never).y.node?.attrs["mode"], "plain"))
+  inTrace((tr) => t.is(mix(given(tr), { mode: undefined } as never).y.node?.attrs.mode, "plain"))
 })
 
 test("errors begin with the layer path", (t) => {

@@ -19,6 +19,6 @@ for (let i = 0; i < runs; i++) {
   if (i === 0) say("running")
   if (process.argv[3] === "exit") process.exit(0)
   const outputs = await running
-  last = outputs["y"]![0]!
+  last = outputs.y![0]!
 }
 say(last)

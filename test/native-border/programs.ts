@@ -43,9 +43,9 @@ export function onHost(program: Program, inputs: Readonly<Record<string, Float32
   for (const { op, inputs: from, outputs, attrs } of program.nodes) {
     const [a, b] = Object.values(from).map(of)
     known.set(
-      outputs["y"]!,
+      outputs.y!,
       a!.map((value, i) => {
-        if (op.name === "scale") return value * (attrs["factor"] as number)
+        if (op.name === "scale") return value * (attrs.factor as number)
         if (op.name === "exp") return Math.exp(value)
         return op.name === "add" ? value + b![i]! : value * b![i]!
       }),

@@ -187,7 +187,10 @@ export const specs: OpSpec[] = [
       for (let s = 0; s < segments.shape[0]!; s++) {
         const [begin, end, , from, to] = segments.data.subarray(5 * s, 5 * s + 5) as unknown as number[]
         if (begin === end || to === 0) continue
-        const row = from! > 0 ? history.data.slice(from! * vocab, (from! + 1) * vocab).map((seen) => (seen === 0 ? 0 : inPrompt)) : new Float64Array(vocab)
+        const row =
+          from! > 0
+            ? history.data.slice(from! * vocab, (from! + 1) * vocab).map((seen) => (seen === 0 ? 0 : inPrompt))
+            : new Float64Array(vocab)
         for (let i = begin!; i < end!; i++) row[ids.data[i]!]! |= inPrompt
         after.set(row, to! * vocab)
       }

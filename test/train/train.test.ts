@@ -173,7 +173,9 @@ test("a run does not go on with another text", async (t) => {
   const options = optionsOf({ files: [changing], steps: 2 })
   await events(options)
   await writeFile(changing, "another. ".repeat(100))
-  const error = await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), { message: /has changed/ })
+  const error = await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), {
+    message: /has changed/,
+  })
   t.like(error, { code: "BAD_CHECKPOINT" })
 })
 
@@ -183,4 +185,48 @@ test("resuming where there is no run says so", async (t) => {
   })
   await writeFile(join(folder, "checkpoint.safetensors"), "garbage")
   t.like(await t.throwsAsync(() => events({ files: [], out: folder }, { resume: true })), { code: "BAD_FILE" })
+})
+
+test("an abort while the model is judged saves the run, and resuming judges it", async (t) => {
+  const whole = optionsOf({ validateEvery: 5 })
+  await events(whole)
+  const parts = optionsOf({ validateEvery: 5 })
+  const controller = new AbortController()
+  const first: TrainEvent[] = []
+  for await (const event of train(parts, { signal: controller.signal })) {
+    first.push(event)
+    if (event.type === "step" && event.step === 5) controller.abort()
+  }
+  t.is(first.at(-1)?.type, "saved")
+  await events({ files: [], out: parts.out }, { resume: true })
+  t.deepEqual(await contents(parts.out), await contents(whole.out))
+  const judged = async (out: string) =>
+    (await readFile(join(out, "metrics.jsonl"), "utf8")).split("\n").filter((line) => line.includes("validation"))
+  t.deepEqual(await judged(parts.out), await judged(whole.out))
+})
+
+test("misspelt sizes, controls and files that are no list are refused", async (t) => {
+  const model = { dim: 16, layers: 1, stat: 8 } as unknown as TrainOptions["model"] & object
+  t.like(await t.throwsAsync(() => events(optionsOf({ model })), { message: /did you mean state\?/ }), {
+    code: "BAD_OPTION",
+  })
+  const misspelt = { resum: true } as TrainControl
+  t.like(await t.throwsAsync(() => events(optionsOf(), misspelt)), { code: "BAD_OPTION" })
+  const files = text as unknown as string[]
+  t.like(await t.throwsAsync(() => events(optionsOf({ files })), { message: /files is an array/ }), {
+    code: "BAD_OPTION",
+  })
+})
+
+test("a checkpoint whose recipe is none is refused in one sentence", async (t) => {
+  const options = optionsOf({ steps: 1 })
+  await events(options)
+  const path = join(options.out, "checkpoint.safetensors")
+  const bytes = await readFile(path)
+  const end = 8 + Number(bytes.readBigUInt64LE(0))
+  const header = bytes.toString("utf8", 8, end).replace('\\"steps\\":1,', '\\"steps\\":0,')
+  await writeFile(path, Buffer.concat([bytes.subarray(0, 8), Buffer.from(header), bytes.subarray(end)]))
+  t.like(await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), { message: /steps/ }), {
+    code: "BAD_CHECKPOINT",
+  })
 })
