@@ -3,6 +3,7 @@
  */
 import { execFileSync } from "node:child_process"
 import { cpus } from "node:os"
+import { setTimeout as delay } from "node:timers/promises"
 import { devices } from "../lib/native.ts"
 
 export interface Circumstances {
@@ -40,4 +41,20 @@ export function circumstances(): Circumstances {
     instructionSet: device!.instructionSet,
     threads: device!.threads,
   }
+}
+
+/** Share of all cores that others use, over one second in which this process sleeps. */
+export async function busyShare(): Promise<number> {
+  const sums = () => {
+    const times = cpus().map((core) => core.times)
+    const idle = times.reduce((total, { idle }) => total + idle, 0)
+    return {
+      idle,
+      all: times.reduce((total, { user, nice, sys, idle, irq }) => total + user + nice + sys + idle + irq, 0),
+    }
+  }
+  const before = sums()
+  await delay(1000)
+  const after = sums()
+  return 1 - (after.idle - before.idle) / Math.max(1, after.all - before.all)
 }

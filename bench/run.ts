@@ -7,7 +7,7 @@ import { parseArgs } from "node:util"
 import { expect, SelscanError, suggestion } from "../lib/errors.ts"
 import { setThreads } from "../lib/native.ts"
 import { compare } from "./compare.ts"
-import { type Circumstances, circumstances } from "./machine.ts"
+import { busyShare, type Circumstances, circumstances } from "./machine.ts"
 import type { BenchModule, Measurement } from "./measure.ts"
 import { table } from "./table.ts"
 
@@ -48,7 +48,10 @@ function options() {
   }
 }
 
-function record(bench: string, where: Circumstances, results: readonly Measurement[]): void {
+/** Beyond this share of the cores in other hands, two threads are no faster than one. */
+const busyMax = 0.1
+
+function record(bench: string, where: Circumstances & { busy: number }, results: readonly Measurement[]): void {
   mkdirSync(fileURLToPath(new URL("results/", import.meta.url)), { recursive: true })
   for (const result of results) appendFileSync(records, `${JSON.stringify({ ...where, bench, ...result })}\n`)
 }
@@ -66,12 +69,17 @@ async function main(): Promise<void> {
   const all: (Measurement & { bench: string })[] = []
   const notes: string[] = []
   for (const name of positionals.length > 0 ? positionals : names) {
-    if (!values.json) console.log(`${name}: ${(await load(name)).summary}`)
-    const outcome = await (await load(name)).run()
-    if (values.record) record(name, where, outcome.results)
+    const { summary, run } = await load(name)
+    if (!values.json) console.log(`${name}: ${summary}`)
+    const busy = Number((await busyShare()).toFixed(3))
+    const outcome = await run()
+    if (values.record) record(name, { ...where, busy }, outcome.results)
+    const own = [...(outcome.notes ?? [])]
+    if (busy > busyMax)
+      own.push(`other programs used ${(100 * busy).toFixed(0)}% of the cores before ${name} began: measure again`)
     all.push(...outcome.results.map((result) => ({ bench: name, ...result })))
-    notes.push(...(outcome.notes ?? []))
-    if (!values.json) console.log([table(outcome.results), ...(outcome.notes ?? []), ""].join("\n"))
+    notes.push(...own)
+    if (!values.json) console.log([table(outcome.results), ...own, ""].join("\n"))
   }
   if (values.json) return console.log(JSON.stringify({ ...where, results: all, notes }))
   console.log(`${where.cpu}, ${where.instructionSet}, ${where.threads} threads, commit ${where.commit}, ${where.date}`)

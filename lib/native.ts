@@ -209,7 +209,8 @@ export class Executable {
    * Runs the program once, off the event loop. Inputs are copied before this returns.
    *
    * @throws BAD_INPUT for a missing, unknown or wrongly sized input, or for ids and segments out of range; ABORTED when
-   * the signal fires first. A failed run has written no output, and no state but in slots nobody has adopted.
+   * the signal fires first. A failed run has written no output, and no state but in slots nobody has adopted. A program
+   * that updates weights is no such thing: aborted, it leaves some of them updated.
    */
   async run(
     inputs: Readonly<Record<string, HostArray>>,

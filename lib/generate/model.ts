@@ -80,7 +80,8 @@ export class Model {
 
   /**
    * Bits per byte of a text, the state carried over all of it, the first byte charged 8 bits.
-   * @throws BAD_INPUT for a text without a byte, and for models whose tokens are not bytes
+   * @throws BAD_INPUT for a text without a byte, and for models whose tokens are not bytes; NOT_FINITE for broken weights;
+   * SLOTS_EXHAUSTED when sessions hold all slots
    */
   async bitsPerByte(
     text: Prompt,
@@ -95,7 +96,13 @@ export class Model {
       const executable = await this.#compiled("score", () =>
         scoreProgram(this.network, { ...this.#shape, rows: scoreRows }),
       )
-      return bitsPerByte(await tokenLosses(executable, ids, [slots[0]!, slots[1]!], options))
+      const bits = bitsPerByte(await tokenLosses(executable, ids, [slots[0]!, slots[1]!], options))
+      expect(
+        Number.isFinite(bits),
+        "NOT_FINITE",
+        () => `bitsPerByte: losses are expected to be finite, got ${bits}; check the model's weights`,
+      )
+      return bits
     } finally {
       this.slots.give(slots)
     }

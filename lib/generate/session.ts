@@ -65,7 +65,7 @@ export class Session {
       try {
         while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
       } catch (error) {
-        await this.#rewind(mark, before, [])
+        await this.#rewind(mark, before)
         throw error
       }
     })
@@ -132,36 +132,30 @@ export class Session {
   ): AsyncGenerator<Token> {
     const before = this.#pending
     let mark = await this.#keep()
-    let kept = before
-    const since: number[] = []
-    this.#pending = [...before, ...added]
-    let begun = false
-    let ended = false
+    let since = [...before, ...added] // all tokens after the mark
+    this.#pending = since
+    let [begun, moved, ended] = [false, false, false]
     try {
       while (this.#pending.length > rowCounts.at(-1)!) await this.#feed(this.#pending.length - 1, unused, signal, false)
       for (let count = 0; count < maxTokens; count++) {
         const token = await this.#feed(this.#pending.length, chosen, signal, count > 0)
-        if (!begun) {
-          // The prompt is in: from here on, taking back means going back to this state.
-          mark = await this.#keep()
-          kept = []
-          begun = true
-        }
+        begun = true
         this.#pending = [token.id]
         since.push(token.id)
         yield token
-        if (since.length >= rowCounts.at(-1)! && undelivered() === 0) {
-          // All of this has been received: taking back never replays more than one program's rows or so.
+        if ((!moved || since.length > rowCounts.at(-1)!) && undelivered() === 0) {
+          // All of it was received: from here on, taking back need not replay what lies before.
           mark = await this.#keep()
-          since.splice(0, since.length - 1)
+          since = [token.id]
+          moved = true
         }
       }
       if (!begun) while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
-      begun = true
       ended = true
     } finally {
-      const back = begun && !ended ? undelivered() : 0
-      if (!begun || back > 0) await this.#rewind(mark, kept, since.slice(0, since.length - back))
+      const back = begun ? undelivered() : 0
+      if (!ended && !begun) await this.#rewind(mark, before)
+      else if (!ended && back > 0) await this.#rewind(mark, since.slice(0, since.length - back))
     }
   }
 
@@ -201,12 +195,12 @@ export class Session {
     return { length: this.#length }
   }
 
-  /** Goes back to a mark, then forward again over tokens that had been delivered since. */
-  async #rewind(mark: Mark, pending: readonly number[], delivered: readonly number[]): Promise<void> {
+  /** Goes back to a mark, then forward again over the tokens since then that the session is to hold. */
+  async #rewind(mark: Mark, tokens: readonly number[]): Promise<void> {
     this.#current = 0
     if (mark.length > 0) await this.#model.store.copySlot(this.#slots[2]!, this.#slots[0]!)
     this.#length = mark.length
-    this.#pending = [...pending, ...delivered]
+    this.#pending = [...tokens]
     while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, undefined, false)
   }
 

@@ -16,7 +16,7 @@ export class Slots {
     if (this.#free.length < count) {
       throw new SelscanError(
         "SLOTS_EXHAUSTED",
-        `session: all ${this.capacity - 1} state slots are in use; dispose of a session, or load the model with more slots`,
+        `model: ${count} free state slots are expected, got ${this.#free.length} of ${this.capacity - 1}; dispose of a session, or load the model with more sessions`,
         { capacity: this.capacity },
       )
     }

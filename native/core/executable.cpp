@@ -22,7 +22,8 @@ Executable::Executable(std::shared_ptr<Store> store, Program program) : store_(s
     if (value.storage == Storage::input) inputIds_.push_back(static_cast<int>(id));
     if (value.storage < Storage::weight) continue;
     entries_[id] = &store_->entry(value.storage, value.name, value.dtype, value.shape);
-    if (value.storage == Storage::weight) expressions_[id] = value.name;
+    // The length makes names and operators of an expression distinct, whatever a name spells.
+    if (value.storage == Storage::weight) expressions_[id] = std::to_string(value.name.size()) + ":" + value.name;
   }
   match();
   placeConstants();

@@ -64,8 +64,7 @@ Derived& Store::derived(const std::string& key, size_t bytes) {
       throw;
     }
   }
-  check(slot->buffer.sizeBytes() == bytes, "BAD_FILE", key, ": was derived with ", slot->buffer.sizeBytes(), " bytes, got ", bytes,
-        "; weights of two names must not spell one expression");
+  check(slot->buffer.sizeBytes() == bytes, "BAD_FILE", key, ": is kept with ", slot->buffer.sizeBytes(), " bytes, got ", bytes);
   return *slot;
 }
 

@@ -2,6 +2,7 @@
 #include "core/device.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "cpu/isa.h"
@@ -37,11 +38,22 @@ struct CpuDevice final : Device {
   }
 };
 
+// A misspelt SELSCAN_ISA must not silently mean the best set.
+void checkIsaName() {
+  const char* asked = std::getenv("SELSCAN_ISA");
+  bool known = asked == nullptr;
+  for (int i = 0; i <= static_cast<int>(cpu::Isa::amx) && !known; i++)
+    known = std::strcmp(asked, cpu::name(static_cast<cpu::Isa>(i))) == 0;
+  check(known, "BAD_OPTION", "SELSCAN_ISA: portable, avx2, avx512, avx512bf16 or amx is expected, got ", asked ? asked : "",
+        "; unset it for the best");
+}
+
 }  // namespace
 
 Device& device(const std::string& name) {
   static auto* cpu = new CpuDevice;  // never destroyed: models may outlive static destructors at exit
   check(name == "cpu", "NO_DEVICE", "device ", name, ": this build has cpu only; choose cpu");
+  checkIsaName();
   return *cpu;
 }
 

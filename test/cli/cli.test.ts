@@ -171,6 +171,13 @@ test("wrong usage is one line on stderr and exit code 2, failure 1", async (t) =
   }
 })
 
+test("an instruction set that is none is refused", async (t) => {
+  const env = { ...process.env, SELSCAN_ISA: "avx-2" }
+  const { code, err } = await selscan(["generate", "x", "--model", model], { env })
+  t.is(code, 2, err)
+  t.regex(err, /SELSCAN_ISA: .* got avx-2/)
+})
+
 test("every command has --help", async (t) => {
   for (const command of ["generate", "train", "eval"]) {
     const { code, out } = await selscan([command, "--help"])

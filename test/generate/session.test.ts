@@ -182,7 +182,7 @@ test("sessions beyond the slots are refused, and slots come back", async (t) => 
   await using small = await tinyModel({ sessions: 1 })
   const session = small.session()
   t.like(
-    t.throws(() => small.session()),
+    t.throws(() => small.session(), { message: /more sessions/ }),
     { code: "SLOTS_EXHAUSTED" },
   )
   session.dispose()
@@ -216,6 +216,7 @@ test("weights that are not numbers end generation with an error", async (t) => {
   const name = "backbone.norm_f.weight"
   await broken.store.upload("weight", { name, dtype: "f32", shape: [16] }, new Float32Array(16).fill(Number.NaN))
   t.like(await t.throwsAsync(() => broken.generate("x").next()), { code: "NOT_FINITE" })
+  t.like(await t.throwsAsync(() => broken.bitsPerByte("some text")), { code: "NOT_FINITE" })
 })
 
 test("the frequency penalty keeps a token from coming again and again", async (t) => {
@@ -259,6 +260,23 @@ test("after more tokens than one program takes, what was not received is still t
   }
   t.is(session.length, 3 + 1094)
   t.deepEqual(await next(session), await fresh([...bytes("abc"), ...received.slice(0, 1094)]))
+})
+
+test("when nothing of the answer was received, the session holds the prompt and can go on", async (t) => {
+  const penalised = { ...greedy, maxTokens: 8, repetitionPenalty: 5 }
+  const ids = async (session: Session, prompt?: string) => {
+    const list: number[] = []
+    for await (const { id } of session.tokens(prompt, penalised)) list.push(id)
+    return list
+  }
+  for (const prompt of ["a", "Once upon a time"]) {
+    using session = model.session()
+    let count = 0
+    for await (const _ of session.tokens(prompt, { seed: 4 }, () => count)) if (++count === 3) break
+    t.is(session.length, prompt.length)
+    using other = model.session()
+    t.deepEqual(await ids(session), await ids(other, prompt))
+  }
 })
 
 test("logits that are not numbers leave a session as it was", async (t) => {

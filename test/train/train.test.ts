@@ -38,6 +38,17 @@ async function events(options: TrainOptions, control: TrainControl = {}): Promis
   return seen
 }
 
+/** The events of a run that is aborted as soon as it has taken `after` steps. */
+async function interrupted(options: TrainOptions, after: number): Promise<TrainEvent[]> {
+  const controller = new AbortController()
+  const seen: TrainEvent[] = []
+  for await (const event of train(options, { signal: controller.signal })) {
+    seen.push(event)
+    if (event.type === "step" && event.step === after) controller.abort()
+  }
+  return seen
+}
+
 const losses = (seen: readonly TrainEvent[]) =>
   seen.flatMap((event) => (event.type === "step" ? [event.bitsPerByte] : []))
 
@@ -63,12 +74,7 @@ test("a run that is interrupted and resumed ends with the bits of one that was n
   const whole = optionsOf({ saveEvery: 100 })
   const all = losses(await events(whole))
   const parts = optionsOf({ saveEvery: 100 })
-  const controller = new AbortController()
-  const first: TrainEvent[] = []
-  for await (const event of train(parts, { signal: controller.signal })) {
-    first.push(event)
-    if (event.type === "step" && event.step === 5) controller.abort()
-  }
+  const first = await interrupted(parts, 5)
   t.is(first.at(-1)?.type, "saved")
   const second = await events({ files: [], out: parts.out }, { resume: true })
   t.deepEqual([...losses(first), ...losses(second)], all)
@@ -191,12 +197,7 @@ test("an abort while the model is judged saves the run, and resuming judges it",
   const whole = optionsOf({ validateEvery: 5 })
   await events(whole)
   const parts = optionsOf({ validateEvery: 5 })
-  const controller = new AbortController()
-  const first: TrainEvent[] = []
-  for await (const event of train(parts, { signal: controller.signal })) {
-    first.push(event)
-    if (event.type === "step" && event.step === 5) controller.abort()
-  }
+  const first = await interrupted(parts, 5)
   t.is(first.at(-1)?.type, "saved")
   await events({ files: [], out: parts.out }, { resume: true })
   t.deepEqual(await contents(parts.out), await contents(whole.out))
