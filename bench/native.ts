@@ -13,7 +13,7 @@ let built = false
 
 function build(): void {
   if (built) return
-  const { status, stdout, stderr } = spawnSync(process.execPath, ["scripts/build-dev.js"], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["scripts/build-dev.js", "--target", "selscan-bench"], {
     cwd: root,
     encoding: "utf8",
   })

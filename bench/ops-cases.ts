@@ -65,7 +65,7 @@ function larger(): Subject[] {
   return [
     ...(["f32", "bf16"] as const).flatMap((precision) => [
       product(rows, 256, 1024, precision),
-      product(1, 768, 3072, precision),
+      product(1, 768, 50280, precision),
       head(512, 768, 50280, precision),
     ]),
     {

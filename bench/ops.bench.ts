@@ -2,6 +2,7 @@
  * Every op through the addon, forward and backward: what its kernels take, per element, and how near that is to the
  * machine's limits, measured beside each case.
  */
+import { expect } from "../lib/errors.ts"
 import { gradients } from "../lib/graph/gradient.ts"
 import { type Program, trace } from "../lib/graph/program.ts"
 import type { Trace } from "../lib/graph/trace.ts"
@@ -9,8 +10,8 @@ import { dtypeSizeBytes, type Node, type Value } from "../lib/graph/value.ts"
 import { type HostArray, Store } from "../lib/native.ts"
 import { add } from "../lib/ops/elementwise.ts"
 import { normal, type Tensor64 } from "../test/ops/spec.ts"
-import { type Measurement, type Outcome, scaled, timed } from "./measure.ts"
-import { limits, shareOf } from "./native.ts"
+import { type Measurement, type Outcome, scaled, statistics, timed } from "./measure.ts"
+import { type Limits, limits, shareOf } from "./native.ts"
 import { type Subject, subjects } from "./ops-cases.ts"
 
 export const summary = "kernels of every op, forward and backward, beside read bandwidth and multiply-add peak"
@@ -97,7 +98,12 @@ function elementsOf({ inputs, outputs }: Node): number {
   return Math.max(...[...rest, ...Object.values(outputs)].map((value) => value.elements))
 }
 
-async function measure(subject: Subject, pass: "forward" | "backward", elements: number): Promise<Measurement> {
+interface Timed {
+  readonly result: Measurement
+  readonly cost: { readonly milliseconds: number; readonly bytes: number; readonly operations?: number | undefined }
+}
+
+async function measure(subject: Subject, pass: "forward" | "backward", elements: number): Promise<Timed> {
   await using store = new Store("cpu")
   const { name } = subject.op.definition
   const prepared = prepare(subject, pass)
@@ -106,7 +112,7 @@ async function measure(subject: Subject, pass: "forward" | "backward", elements:
   const chosen = nodes.map((node) => (node.op.name === name) === (pass === "forward"))
   const run = await ready(store, prepared)
   let before = 0
-  const statistics = await timed(async () => {
+  const taken = await timed(async () => {
     const after = (await run()).reduce((total, one, i) => (chosen[i] ? total + one : total), 0)
     const milliseconds = (after - before) * 1e3
     before = after
@@ -116,27 +122,39 @@ async function measure(subject: Subject, pass: "forward" | "backward", elements:
   const count = products[name]?.[pass]
   const { x, weight } = subject.inputs
   const operations = count && 2 * count * x!.shape[0]! * weight!.shape[0]! * weight!.shape[1]!
-  return {
+  const result = {
     shape: `${name}${pass === "backward" ? " backward" : ""}: ${subject.title}`,
     unit: "ns per element",
-    ...scaled(statistics, 1e6 / elements),
+    ...scaled(taken, 1e6 / elements),
     bytes,
     ...(operations && { operations }),
-    ...shareOf(limits(), { milliseconds: statistics.median, bytes, operations }),
   }
+  return { result, cost: { milliseconds: taken.median, bytes, operations } }
+}
+
+/** The middle of what was measured beside the cases: one such measurement can be disturbed as any other. */
+function middle(all: readonly Limits[]): Limits {
+  const of = (key: keyof Limits) => statistics(all.map((one) => one[key])).median
+  return { threads: of("threads"), readGBps: of("readGBps"), fmaGFlops: of("fmaGFlops") }
 }
 
 export async function run(): Promise<Outcome> {
-  const results: Measurement[] = []
   const only = process.env.OP
+  const cases: Timed[] = []
+  const beside: Limits[] = []
   for (const subject of await subjects()) {
     if (only !== undefined && subject.op.definition.name !== only) continue
     const elements = elementsOf(prepare(subject, "forward").program.nodes[0]!)
-    results.push(await measure(subject, "forward", elements))
-    if (subject.differentiable.length > 0) results.push(await measure(subject, "backward", elements))
+    for (const pass of ["forward", "backward"] as const) {
+      if (pass === "backward" && subject.differentiable.length === 0) continue
+      cases.push(await measure(subject, pass, elements))
+      beside.push(limits())
+    }
   }
+  expect(cases.length > 0, "BAD_OPTION", () => `ops: OP is the name of an op with a case marked bench, got ${only}`)
+  const limit = middle(beside)
   return {
-    results,
+    results: cases.map(({ result, cost }) => ({ ...result, ...shareOf(limit, cost) })),
     notes: ["time inside the kernels alone; small tensors stay in the caches, and bf16 products may pass the f32 peak"],
   }
 }

@@ -84,7 +84,7 @@ double readGBps(const Probes& probe) {
   float* data = reinterpret_cast<float*>(buffer.data());
   std::fill(data, data + Piece * Pieces, 1.0f);
   std::vector<float> sums(Pieces);
-  const double seconds = bestSeconds(4, [&] {
+  const double seconds = bestSeconds(6, [&] {
     cpu::parallel(Pieces, [&](int64_t i) { sums[i] = probe.sum(data + i * Piece, Piece); });
   });
   for (const float sum : sums) check(sum == static_cast<float>(Piece), "NATIVE", "limits: a sum of ", Piece, " ones is ", sum);
@@ -94,7 +94,7 @@ double readGBps(const Probes& probe) {
 double fmaGFlops(const Probes& probe, int threads) {
   constexpr int64_t Rounds = 8'000'000;
   std::vector<float> sums(threads);
-  const double seconds = bestSeconds(4, [&] { cpu::parallel(threads, [&](int64_t i) { sums[i] = probe.multiplyAdds(Rounds); }); });
+  const double seconds = bestSeconds(12, [&] { cpu::parallel(threads, [&](int64_t i) { sums[i] = probe.multiplyAdds(Rounds); }); });
   for (const float sum : sums) check(sum == sums[0], "NATIVE", "limits: threads differ in a sum, ", sum, " and ", sums[0]);
   return 2.0 * static_cast<double>(Rounds * probe.perRound * threads) / seconds / 1e9;
 }
