@@ -13,10 +13,14 @@ let built = false
 
 function build(): void {
   if (built) return
-  const { status, stdout, stderr } = spawnSync(process.execPath, ["scripts/build-dev.js", "--target", "selscan-bench"], {
-    cwd: root,
-    encoding: "utf8",
-  })
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    ["scripts/build-dev.js", "--target", "selscan-bench"],
+    {
+      cwd: root,
+      encoding: "utf8",
+    },
+  )
   if (status !== 0) {
     const last = `${stdout}${stderr}`.trim().split("\n").slice(-15).join("\n")
     throw new SelscanError("NATIVE", `bench: selscan-bench could not be built; see npm run build:dev\n${last}`)

@@ -62,26 +62,30 @@ void Environment::deliver(napi_env rawEnv, napi_value, void*, void* data) {
   const std::unique_ptr<Completion> completion(static_cast<Completion*>(data));
   if (rawEnv == nullptr) return;  // the environment is going away: nobody is left to tell
   const Napi::Env env(rawEnv);
-  Napi::HandleScope scope(env);
   Environment& self = *completion->environment;
   self.flags_.erase(completion->job);
   if (--self.pending_ == 0) napi_unref_threadsafe_function(env, self.toLoop_);
   try {
+    Napi::HandleScope scope(env);
+    settle(env, *completion);
+  } catch (const std::exception&) {
+    // A terminating environment runs no more JavaScript: nobody is left to tell.
+  }
+}
+
+void Environment::settle(Napi::Env env, Completion& completion) {
+  try {
     try {
-      if (completion->settle) return completion->deferred.Resolve(completion->settle(env));
+      if (completion.settle) return completion.deferred.Resolve(completion.settle(env));
     } catch (const Error& error) {
-      completion->code = error.code;
-      completion->message = error.what();
+      completion.code = error.code;
+      completion.message = error.what();
     }
-    auto error = Napi::Error::New(env, completion->message);
-    error.Set("code", completion->code);
-    completion->deferred.Reject(error.Value());
+    auto error = Napi::Error::New(env, completion.message);
+    error.Set("code", completion.code);
+    completion.deferred.Reject(error.Value());
   } catch (const Napi::Error& error) {  // the value could not be made: out of JavaScript memory, or terminating
-    try {
-      completion->deferred.Reject(error.Value());
-    } catch (const std::exception&) {
-      // A terminating environment runs no more JavaScript: nobody is left to tell.
-    }
+    completion.deferred.Reject(error.Value());
   }
 }
 

@@ -40,6 +40,7 @@ class Environment {
  private:
   struct Completion;
   static void deliver(napi_env env, napi_value, void* context, void* data);
+  static void settle(Napi::Env env, Completion& completion);
   static void cleanUp(void* self);
 
   napi_threadsafe_function toLoop_ = nullptr;

@@ -34,8 +34,12 @@ const command = process.env.npm_config_node_gyp
   ? [process.execPath, process.env.npm_config_node_gyp]
   : ["npx", "--no-install", "node-gyp"]
 const action = fs.existsSync(path.join(root, "build", "Makefile")) ? ["configure", "build"] : ["rebuild"]
+// Most installations of Node carry their own headers; only without them does node-gyp download some.
+const prefix = path.resolve(process.execPath, "../..")
+const hasHeaders = fs.existsSync(path.join(prefix, "include", "node", "common.gypi"))
+const headers = hasHeaders && !process.env.npm_config_nodedir ? [`--nodedir=${prefix}`] : []
 const jobs = String(os.availableParallelism?.() ?? 2)
-const result = spawnSync(command[0], [...command.slice(1), ...action, "-j", jobs, "--silent"], {
+const result = spawnSync(command[0], [...command.slice(1), ...action, ...headers, "-j", jobs, "--silent"], {
   cwd: root,
   stdio: "inherit",
 })

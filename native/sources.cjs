@@ -24,7 +24,13 @@ const manifest = {
   addon: ["native/addon.cpp", "native/environment.cpp"],
   headers: [...under("core", ".h"), ...under("cpu", ".h"), "native/environment.h"],
   includes: ["native"],
-  defines: ["NAPI_VERSION=9", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS"],
+  defines: [
+    "NAPI_VERSION=9",
+    "NODE_ADDON_API_CPP_EXCEPTIONS",
+    "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS",
+    // A worker that is being terminated takes no exceptions any more: throwing one there must not end the process.
+    "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+  ],
   // No -ffast-math: kernels name the approximations they make. No contraction: a product and a sum are fused where fma() says
   // so and nowhere else, or a loop's body and its tail could differ in bits. GCC 12 warns wrongly of its own strings (restrict).
   cxxflags: [

@@ -27,7 +27,7 @@ async function opened(nodes = 2, elements = 8): Promise<{ store: Store; executab
   const store = new Store("cpu")
   return { store, executable: await store.compile(chain(nodes, elements)), x: new Float32Array(elements).fill(1) }
 }
-const long = () => opened(400, 1 << 19) // about half a second
+const long = () => opened(4000, 1 << 19) // some tenths of a second at least
 
 const rejects = (t: import("ava").ExecutionContext, run: () => Promise<unknown>, code: string) =>
   t.throwsAsync(run, { instanceOf: SelscanError, code })
@@ -223,7 +223,7 @@ test("nothing can be used after it was disposed, and disposing twice is allowed"
 test.serial("an abort before the run, in the queue and in mid-run ends it as ABORTED", async (t) => {
   const { store, executable, x } = await long()
   const before = await t.throwsAsync(executable.run({ x }, { signal: AbortSignal.abort() }), { code: "ABORTED" })
-  t.is(before?.message, "chain of 400: aborted before it began")
+  t.is(before?.message, "chain of 4000: aborted before it began")
   const controllers = [new AbortController(), new AbortController()]
   const runs = controllers.map(({ signal }) => executable.run({ x }, { signal }))
   const outcomes = Promise.allSettled(runs)
@@ -232,8 +232,8 @@ test.serial("an abort before the run, in the queue and in mid-run ends it as ABO
   const [first, second] = (await outcomes).map((outcome) =>
     outcome.status === "rejected" ? outcome.reason : undefined,
   )
-  t.regex(first.message, /^chain of 400: aborted at node \d+ of 400$/)
-  t.is(second.message, "chain of 400: aborted before it began")
+  t.regex(first.message, /^chain of 4000: aborted at node \d+ of 4000$/)
+  t.is(second.message, "chain of 4000: aborted before it began")
   t.is(first.code, "ABORTED")
   t.regex(first.stack, /native-border\.test/) // the stack is the caller's
   t.deepEqual((await executable.run({ x })).y, x) // nothing is left behind
