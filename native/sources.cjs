@@ -43,6 +43,9 @@ const manifest = {
     "-Wno-psabi",
     "-Wno-restrict",
   ],
+  // Never unloaded: when the last worker that uses the addon ends, Node closes it, but the threads of the device queue and of
+  // the pool are the process's and still run its code.
+  ldflags: process.platform === "linux" ? ["-Wl,-z,nodelete"] : [],
 }
 
 if (require.main === module) console.log(manifest[process.argv[2]].join(process.argv[3] ?? " "))

@@ -281,6 +281,12 @@ test.serial("workers that are terminated at any moment leave the process alive",
   t.pass()
 })
 
+test.serial("the library outlives workers that alone have loaded it: its threads still run", async (t) => {
+  const workers = new URL("./native-border/workers.ts", import.meta.url)
+  const { stdout } = await promisify(execFile)(process.execPath, ["--import=tsx", workers.pathname, "60"])
+  t.is(stdout, "survived 60\n")
+})
+
 test.serial("a process ends on its own after its last run, and may exit in the middle of one", async (t) => {
   const run = promisify(execFile)
   const command = ["--import=tsx", loop.pathname]
