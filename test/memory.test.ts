@@ -3,6 +3,11 @@
  */
 import test from "ava"
 import { arenaBytes, materialisedBytes } from "../bench/memory.bench.ts"
+import { gradients } from "../lib/graph/gradient.ts"
+import { trace } from "../lib/graph/program.ts"
+import { Store } from "../lib/native.ts"
+import { add } from "../lib/ops/elementwise.ts"
+import { linearCrossEntropy } from "../lib/ops/linear-cross-entropy.ts"
 
 test("16 layers of width 512 train on 4 × 512 bytes in an arena of 900 MB", async (t) => {
   const peak = await arenaBytes({ state: 16, recompute: false })
@@ -22,3 +27,23 @@ for (const recompute of [false, true]) {
     t.true(added < materialised / 10, `${added} of ${materialised} bytes`)
   })
 }
+
+test("the logits of 8 × 512 tokens over 50,280 words are never in memory, forward and backward", async (t) => {
+  const [rows, dim, vocab] = [8 * 512, 256, 50_280]
+  const program = trace("head", (tr) => {
+    const x = tr.input("x", "f32", [rows, dim])
+    const weight = tr.weight("head.weight", "f32", [vocab, dim])
+    const { losses } = linearCrossEntropy({ x, weight, targets: tr.input("targets", "i32", [rows]) })
+    const seed = tr.input("seed", "f32", [rows])
+    const [dx, dweight] = gradients([[losses, seed]], [x, weight], (a, b) => add({ a, b }).y)
+    return { losses, dx: dx!, dweight: dweight! }
+  })
+  await using store = new Store()
+  const { peakBytes } = await store.compile(program)
+  const gradientBytes = 4 * (vocab * dim + rows * dim)
+  const logitBytes = 4 * rows * vocab
+  t.true(
+    peakBytes - gradientBytes < logitBytes / 10,
+    `${peakBytes - gradientBytes} bytes beside gradients, logits ${logitBytes}`,
+  )
+})
