@@ -8,10 +8,12 @@
 
 namespace selscan {
 
-// For .limit: how the call's shapes or dtypes differ from patterns as in lib/graph/op.ts ("i32 segments 5", "rows inner"), in
-// words; empty when they agree. One pattern per input and output, in order; inputs that begin with '?' may be absent, as any
+// For .limit: how the call's shapes or dtypes differ from patterns as in lib/graph/op.ts ("i32 segments 5", "rows inner",
+// "float out in", "..." alone, "" for a scalar), in words; empty when they agree. One pattern per input and output, in order; inputs that begin with '?' may be absent, as any
 // output may.
-std::string dimsMismatch(const Call&, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs);
+// `attribute` names the attribute that states the first size of the first output, where no input does.
+std::string dimsMismatch(const Call&, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs,
+                         const char* attribute = nullptr);
 
 // For .run of ops that take no scalars: throws BAD_SHAPE for one, which .limit cannot tell from an absent tensor.
 void checkNoScalar(const Call&);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "core/segments.h"
 #include "cpu/threads.h"
@@ -112,8 +113,10 @@ std::string concatLimit(const Call& call) {
 
 KERNEL(split, cpu, "x -> a b; first", .run = split, .limit = splitLimit)
 KERNEL(concat, cpu, "a? b? -> y; first second", .run = concat, .limit = concatLimit)
-KERNEL(gatherRows, cpu, "x index -> y", .run = gatherRows, .checkInputs = checkGather)
-KERNEL(scatterRows, cpu, "dy index -> dx; rows", .run = scatterRows, .checkInputs = checkScatter)
+KERNEL(gatherRows, cpu, "x index -> y", .run = gatherRows,
+       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "i32 picks"}, {"picks dim"}); }, .checkInputs = checkGather)
+KERNEL(scatterRows, cpu, "dy index -> dx; rows", .run = scatterRows,
+       .limit = [](const Call& call) { return dimsMismatch(call, {"picks dim", "i32 picks"}, {"rows dim"}, "rows"); }, .checkInputs = checkScatter)
 
 }  // namespace
 }  // namespace selscan::cpu

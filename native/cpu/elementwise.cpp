@@ -3,6 +3,7 @@
 // Blocks of 4096 elements over the threads; bound by memory.
 #include <algorithm>
 
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "cpu/threads.h"
 
@@ -95,15 +96,25 @@ void overwrite(const Call& call) {
 }  // namespace selscan::ISA
 #else
 namespace selscan::cpu {
-KERNEL(add, cpu, "a b -> y", .run = DISPATCH(add), .inPlace = {{0, 0}, {0, 1}})
-KERNEL(multiply, cpu, "a b -> y", .run = DISPATCH(multiply), .inPlace = {{0, 0}, {0, 1}})
-KERNEL(scale, cpu, "x -> y; factor", .run = DISPATCH(scale), .inPlace = {{0, 0}})
-KERNEL(scaleBy, cpu, "x by -> y", .run = DISPATCH(scaleBy), .inPlace = {{0, 0}})
-KERNEL(exp, cpu, "x -> y", .run = DISPATCH(exponential), .inPlace = {{0, 0}})
-KERNEL(negExp, cpu, "x -> y", .run = DISPATCH(negativeExponential), .inPlace = {{0, 0}})
-KERNEL(silu, cpu, "x -> y", .run = DISPATCH(siluForward), .inPlace = {{0, 0}})
-KERNEL(siluGrad, cpu, "dy x -> dx", .run = DISPATCH(siluBackward), .inPlace = {{0, 0}, {0, 1}})
-KERNEL(accumulate, cpu, "total x ->", .run = DISPATCH(accumulate))
-KERNEL(overwrite, cpu, "total x ->", .run = DISPATCH(overwrite))
+KERNEL(add, cpu, "a b -> y", .run = DISPATCH(add),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {"..."}); }, .inPlace = {{0, 0}, {0, 1}})
+KERNEL(multiply, cpu, "a b -> y", .run = DISPATCH(multiply),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {"..."}); }, .inPlace = {{0, 0}, {0, 1}})
+KERNEL(scale, cpu, "x -> y; factor", .run = DISPATCH(scale),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
+KERNEL(scaleBy, cpu, "x by -> y", .run = DISPATCH(scaleBy),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", ""}, {"..."}); }, .inPlace = {{0, 0}})
+KERNEL(exp, cpu, "x -> y", .run = DISPATCH(exponential),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
+KERNEL(negExp, cpu, "x -> y", .run = DISPATCH(negativeExponential),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
+KERNEL(silu, cpu, "x -> y", .run = DISPATCH(siluForward),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
+KERNEL(siluGrad, cpu, "dy x -> dx", .run = DISPATCH(siluBackward),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {"..."}); }, .inPlace = {{0, 0}, {0, 1}})
+KERNEL(accumulate, cpu, "total x ->", .run = DISPATCH(accumulate),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {}); })
+KERNEL(overwrite, cpu, "total x ->", .run = DISPATCH(overwrite),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {}); })
 }  // namespace selscan::cpu
 #endif

@@ -7,6 +7,7 @@
 // This serves small vocabularies too; a one-hot product would do vocab times the additions.
 #include <cstring>
 
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "cpu/threads.h"
 
@@ -125,11 +126,13 @@ size_t sortBytes(const Call& call) {
 }  // namespace
 
 KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"i32 rows", "float vocab dim"}, {"rows dim"}); },
        .checkInputs = [](const Call& call) {
          const auto [ids, weight] = call.in<2>();
          checkIds(ids, weight[0]);
        })
-KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad), .workspaceBytes = sortBytes,
+KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "i32 rows"}, {"vocab dim"}, "vocab"); }, .workspaceBytes = sortBytes,
        .checkInputs = [](const Call& call) { checkIds(call.in<2>()[1], call.out<1>()[0][0]); })
 
 }  // namespace selscan::cpu

@@ -5,6 +5,7 @@
 // Bound by memory: two f64 additions a cycle are faster than one thread reads.
 #include <algorithm>
 
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "cpu/threads.h"
 
@@ -104,10 +105,15 @@ static size_t rowBlocks(const Call& call) {  // one line of f64 for each block o
   const auto [x] = call.in<1>();
   return static_cast<size_t>((x[0] + 63) / 64 * x[1]) * sizeof(double);
 }
-KERNEL(sum, cpu, "x -> y", .run = DISPATCH(sumAll), .workspaceBytes = elementBlocks)
-KERNEL(sumSquares, cpu, "x -> y", .run = DISPATCH(sumSquares), .workspaceBytes = elementBlocks)
-KERNEL(sumRows, cpu, "x -> y", .run = DISPATCH(sumRows), .workspaceBytes = rowBlocks)
-KERNEL(broadcast, cpu, "x -> y; rows", .run = DISPATCH(broadcast))
-KERNEL(broadcastLike, cpu, "x like -> y", .run = DISPATCH(broadcast))
+KERNEL(sum, cpu, "x -> y", .run = DISPATCH(sumAll),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {""}); }, .workspaceBytes = elementBlocks)
+KERNEL(sumSquares, cpu, "x -> y", .run = DISPATCH(sumSquares),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {""}); }, .workspaceBytes = elementBlocks)
+KERNEL(sumRows, cpu, "x -> y", .run = DISPATCH(sumRows),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim"}, {"dim"}); }, .workspaceBytes = rowBlocks)
+KERNEL(broadcast, cpu, "x -> y; rows", .run = DISPATCH(broadcast),
+       .limit = [](const Call& call) { return dimsMismatch(call, {""}, {"rows"}, "rows"); })
+KERNEL(broadcastLike, cpu, "x like -> y", .run = DISPATCH(broadcast),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"", "..."}, {"..."}); })
 }  // namespace selscan::cpu
 #endif

@@ -3,6 +3,7 @@
 // Forward: blocks of rows over the threads, two passes over a row that stays in L1. Backward: blocks of 32 rows, each with
 // its own line of partial sums for dweight and dbias; the lines are then added in rising order. Statistics are f32, four
 // vectors of partial sums wide (without them the additions' latency, not memory, bounds a row). Bound by memory.
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "cpu/threads.h"
 
@@ -122,8 +123,10 @@ static size_t partialBytes(const Call& call) {
   const Tensor& x = call.inputs[2];
   return static_cast<size_t>((x[0] + 31) / 32 * x[1]) * 2 * sizeof(float);
 }
-KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps", .run = DISPATCH(rmsNormForward))
+KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps", .run = DISPATCH(rmsNormForward),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "dim", "? dim", "? rows dim"}, {"rows dim", "rows dim", "rows"}); })
 KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight rstd -> dx dweight dbias", .run = DISPATCH(rmsNormBackward),
+       .limit = [](const Call& call) { return dimsMismatch(call, {"? rows dim", "? rows dim", "rows dim", "dim", "rows"}, {"rows dim", "dim", "dim"}); },
        .workspaceBytes = partialBytes)
 }  // namespace selscan::cpu
 #endif

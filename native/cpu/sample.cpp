@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/dims.h"
 #include "core/kernel.h"
 #include "core/philox.h"
 #include "core/segments.h"
@@ -276,9 +277,11 @@ void checkRecord(const Call& call) {
   }
 }
 
-KERNEL(sample, cpu, "logits settings limits position history? -> ids logprobs", .run = sample, .workspaceBytes = sampleBytes,
+KERNEL(sample, cpu, "logits settings limits position history? -> ids logprobs", .run = sample,
+       .limit = [](const Call& call) { return dimsMismatch(call, {"samples vocab", "samples 6", "i32 samples 5", "i32 samples", "? i32 slots vocab"}, {"i32 samples", "samples"}); }, .workspaceBytes = sampleBytes,
        .checkInputs = checkSample)
-KERNEL(recordTokens, cpu, "ids segments history ->", .run = recordTokens, .checkInputs = checkRecord)
+KERNEL(recordTokens, cpu, "ids segments history ->", .run = recordTokens,
+       .limit = [](const Call& call) { return dimsMismatch(call, {"i32 rows", "i32 segments 5", "i32 slots vocab"}, {}); }, .checkInputs = checkRecord)
 
 }  // namespace
 }  // namespace selscan::cpu

@@ -87,5 +87,21 @@ TEST("a scalar in place of an absent tensor is refused when the kernel runs") {
   }
   CHECK(code == "BAD_SHAPE", code);
 }
+TEST("every kernel holds the shapes it is given") {
+  for (const Kernel& kernel : kernels()) CHECK(kernel.info.limit != nullptr, kernel.name);
+}
+TEST("elementwise kernels take one shape alone, and an attribute's size is the output's") {
+  const auto limit = [](const char* kernel, const Shapes& inputs, const Shapes& outputs, const Attributes& attributes = {}) {
+    const auto in = tensors(inputs, -1), out = tensors(outputs, -1);
+    const Call call{in, out, attributes, *reinterpret_cast<Device*>(const_cast<Tensor*>(in.data()))};
+    return findKernel("cpu", kernel)->info.limit(call);
+  };
+  CHECK(limit("add", {{4, 3}, {4, 3}}, {{4, 3}}).empty());
+  CHECK(!limit("add", {{4, 3}, {3, 4}}, {{4, 3}}).empty());
+  CHECK(!limit("add", {{4, 3}, {4, 3}}, {{4}}).empty());
+  CHECK(!limit("adamW", {{4}, {4}, {4}, {3}, {}, {}, {}}, {}).empty());
+  CHECK(limit("broadcast", {{}}, {{5}}, {{{"rows", 5.0}}}).empty());
+  CHECK(!limit("broadcast", {{}}, {{5}}, {{{"rows", 6.0}}}).empty());
+}
 
 }  // namespace selscan::test
