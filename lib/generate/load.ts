@@ -5,6 +5,7 @@ import { access } from "node:fs/promises"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { type MambaConfig, readMambaConfig } from "../checkpoint/config.ts"
+import { toF32 } from "../checkpoint/dtypes.ts"
 import { checkCopies, checkNames, checkShapes, detectNaming, toOurs } from "../checkpoint/names.ts"
 import { openSafetensors, type SafetensorsFile } from "../checkpoint/safetensors.ts"
 import { checkOptions, expect, SelscanError } from "../errors.ts"
@@ -87,7 +88,8 @@ async function upload(
   parameter: Parameter,
 ): Promise<void> {
   const slot = { name: ours, shape: parameter.shape }
-  const floats = await file.readF32(theirs)
+  const bytes = await file.read(theirs)
+  const floats = toF32(file.tensors.get(theirs)!.dtype, bytes)
   const bad = floats.findIndex((value) => !Number.isFinite(value))
   expect(
     bad < 0,
@@ -96,7 +98,6 @@ async function upload(
     { tensor: theirs },
   )
   if (parameter.matrix && model.matrixDtype === "bf16") {
-    const bytes = await file.read(theirs)
     await model.store.upload("weight", { ...slot, dtype: "bf16" }, bytes)
   } else await model.store.upload("weight", { ...slot, dtype: "f32" }, floats)
 }

@@ -1,5 +1,5 @@
 import { causalConv } from "../../lib/ops/causal-conv.ts"
-import { normal, type OpCase, type OpSpec, segmentsOf, type Tensor64 } from "./spec.ts"
+import { normal, type OpCase, type OpSpec, segmentLine, segmentsOf, type Tensor64 } from "./spec.ts"
 
 type Inputs = Record<"x" | "weight" | "segments", Tensor64> & Partial<Record<"bias" | "initial" | "carried", Tensor64>>
 
@@ -13,13 +13,7 @@ function reference(inputs: Inputs, { silu }: { silu: boolean }): Record<string, 
   const final = start.slice()
   const slots = carried?.data.slice()
   for (let s = 0; s < segments.shape[0]!; s++) {
-    const [begin, end, , from, to] = segments.data.slice(5 * s, 5 * s + 5) as unknown as [
-      number,
-      number,
-      0,
-      number,
-      number,
-    ]
+    const [begin, end, , from, to] = segmentLine(segments, s)
     if (begin === end) continue
     for (let d = 0; d < inner; d++) {
       const before = initial

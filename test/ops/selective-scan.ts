@@ -1,5 +1,5 @@
 import { selectiveScan } from "../../lib/ops/selective-scan.ts"
-import { normal, type OpCase, type OpSpec, segmentsOf, type Tensor64, uniform } from "./spec.ts"
+import { normal, type OpCase, type OpSpec, segmentLine, segmentsOf, type Tensor64, uniform } from "./spec.ts"
 
 type Inputs = Record<"x" | "delta" | "A" | "B" | "C" | "segments", Tensor64> &
   Partial<Record<"D" | "z" | "bias" | "initial" | "carried", Tensor64>>
@@ -15,13 +15,7 @@ function reference(inputs: Inputs, { softplus }: { softplus: boolean }): Record<
   const final = new Float64Array(segments.shape[0]! * inner * state)
   const slots = carried?.data.slice()
   for (let s = 0; s < segments.shape[0]!; s++) {
-    const [begin, end, , from, to] = segments.data.slice(5 * s, 5 * s + 5) as unknown as [
-      number,
-      number,
-      0,
-      number,
-      number,
-    ]
+    const [begin, end, , from, to] = segmentLine(segments, s)
     if (begin === end) continue
     for (let d = 0; d < inner; d++) {
       const band = Math.floor(d / ((inner * state) / bands)) * state

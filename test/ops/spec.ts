@@ -97,3 +97,9 @@ export function segmentsOf(...lines: readonly (readonly [number, number, number?
     lines.flatMap(([begin, end, position = 0, from = 0, to = 0]) => [begin, end, position, from, to]),
   )
 }
+
+/** One line of a segments input, as a reference reads it. */
+export function segmentLine({ data }: Tensor64, s: number): readonly [number, number, number, number, number] {
+  const [begin, end, position, from, to] = data.subarray(5 * s, 5 * s + 5)
+  return [begin!, end!, position!, from!, to!]
+}
