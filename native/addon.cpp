@@ -1,5 +1,7 @@
 // The border: plain functions over numeric handles, no mathematics. lib/native.ts is its only caller and its documentation.
 // Every argument is checked here for well-formedness, whatever TypeScript checked before.
+#include <algorithm>
+
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "environment.h"
@@ -67,15 +69,48 @@ Napi::Value toBytes(Napi::Env env, const std::vector<std::byte>& bytes) {
   return Napi::Uint8Array::New(env, bytes.size(), buffer, 0);
 }
 
+Napi::Object described(Napi::Env env, const std::string& name, Device& device) {
+  auto entry = Napi::Object::New(env);
+  entry.Set("name", name);
+  entry.Set("description", device.describe());
+  if (name == "cpu") {
+    entry.Set("instructionSet", cpu::name(cpu::isa()));
+    entry.Set("threads", cpu::threadCount());
+  }
+  const DeviceMemory memory = device.memory();
+  if (memory.totalBytes == 0) return entry;
+  entry.Set("freeBytes", static_cast<double>(memory.freeBytes));
+  entry.Set("totalBytes", static_cast<double>(memory.totalBytes));
+  return entry;
+}
+
+// describe(device) → its entry as in devices(); throws what is missing where it cannot be used
+Napi::Value describe(const Napi::CallbackInfo& info) {
+  const std::string name = string(info, 0);
+  return described(info.Env(), name, device(name));
+}
+
+// devices() → every kind this build knows, and cuda always: with what is missing where it cannot be used
 Napi::Value listDevices(const Napi::CallbackInfo& info) {
   auto list = Napi::Array::New(info.Env());
-  auto entry = Napi::Object::New(info.Env());
-  Device& cpu = device("cpu");
-  entry.Set("name", cpu.name());
-  entry.Set("description", cpu.describe());
-  entry.Set("instructionSet", cpu::name(cpu::isa()));
-  entry.Set("threads", cpu::threadCount());
-  list.Set(0u, entry);
+  std::vector<std::string> names;
+  for (const DeviceKind& kind : deviceKinds()) names.push_back(kind.name);
+  if (std::find(names.begin(), names.end(), "cuda") == names.end()) names.push_back("cuda");
+  std::sort(names.begin(), names.end());  // cpu, cuda, emulated
+  for (const std::string& name : names) {
+    std::string missing = missingDevice(name);
+    try {
+      if (missing.empty()) list.Set(list.Length(), described(info.Env(), name, device(name)));
+    } catch (const Error& error) {  // too old a GPU, or a lost one
+      missing = error.what();
+    }
+    if (missing.empty()) continue;
+    auto entry = Napi::Object::New(info.Env());
+    entry.Set("name", name);
+    entry.Set("description", "not available");
+    entry.Set("missing", missing);
+    list.Set(list.Length(), entry);
+  }
   return list;
 }
 
@@ -93,7 +128,7 @@ Napi::Value listKernels(const Napi::CallbackInfo& info) {
 
 Napi::Value setThreads(const Napi::CallbackInfo& info) {
   const int count = static_cast<int>(number(info, 0, 0, 1024));
-  return environment(info).submit(info.Env(), 0, [count](const auto&) -> Settle {
+  return environment(info).submit(info.Env(), device("cpu"), 0, [count](const auto&) -> Settle {
     cpu::setThreadCount(count);
     return [](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, cpu::threadCount()); };
   });
@@ -128,7 +163,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   const auto dtype = static_cast<Dtype>(number(info, 3, 0, DtypeCount - 1));
   const Shape shape = shapeOf(info, info[4]);
   const auto offset = static_cast<size_t>(number(info, 6, 0, 9e15));
-  return environment(info).submit(info.Env(), 0, [store, storage, name = string(info, 2), dtype, shape, offset,
+  return environment(info).submit(info.Env(), store->device, 0, [store, storage, name = string(info, 2), dtype, shape, offset,
                                                   bytes = bytesOf(info, info[5])](const auto&) -> Settle {
     store->write(store->entry(storage, name, dtype, shape), offset, bytes);
     return [](Napi::Env env) { return env.Undefined(); };
@@ -140,23 +175,25 @@ Napi::Value download(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   const auto storage = static_cast<Storage>(number(info, 1, 2, StorageCount - 1));
   const auto offset = static_cast<size_t>(number(info, 3, 0, 9e15)), asked = static_cast<size_t>(number(info, 4, 0, 9e15));
-  return environment(info).submit(info.Env(), 0, [store, storage, name = string(info, 2), offset, asked](const auto&) -> Settle {
+  return environment(info).submit(info.Env(), store->device, 0, [store, storage, name = string(info, 2), offset, asked](const auto&) -> Settle {
     const Entry& entry = store->existing(storage, name);
     const size_t size = entry.buffer.sizeBytes(), length = asked ? asked : size - std::min(size, offset);
     check(offset <= size && length <= size - offset, "BAD_SHAPE", "download: ", length, " bytes at ", offset, " of ", size, " in ", name);
     auto bytes = std::make_shared<std::vector<std::byte>>(length);
     store->device.toHost(bytes->data(), entry.buffer.data() + offset, length);
+    store->device.synchronize();
     return [bytes](Napi::Env env) { return toBytes(env, *bytes); };
   });
 }
 
-// compile(store, bytes) → { program, peakBytes, placements }
+// compile(store, bytes, profiled) → { program, peakBytes, placements }
 Napi::Value compile(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   Environment* self = &environment(info);
   const auto handle = static_cast<Handle>(number(info, 0, 0, 4294967295.0));
-  return self->submit(info.Env(), 0, [self, handle, store, bytes = bytesOf(info, info[1])](const auto&) -> Settle {
-    auto executable = std::make_shared<Executable>(store, decodeProgram(bytes));
+  const bool profiled = !info[2].IsUndefined() && number(info, 2, 0, 1) == 1;
+  return self->submit(info.Env(), store->device, 0, [self, handle, store, profiled, bytes = bytesOf(info, info[1])](const auto&) -> Settle {
+    auto executable = std::make_shared<Executable>(store, decodeProgram(bytes), profiled);
     return [self, handle, executable](Napi::Env env) -> Napi::Value {
       check(self->stores.contains(handle), "DISPOSED", executable->program().name, ": the model was disposed while this was compiled");
       auto result = Napi::Object::New(env);
@@ -186,7 +223,7 @@ Napi::Value run(const Napi::CallbackInfo& info) {
   std::vector<std::vector<std::byte>> inputs;
   for (uint32_t i = 0; i < given.Length(); i++) inputs.push_back(bytesOf(info, given[i]));
   const auto runId = static_cast<Handle>(number(info, 2, 1, 4294967295.0));
-  return environment(info).submit(info.Env(), runId, [executable, inputs = std::move(inputs)](const std::atomic<bool>& abort) -> Settle {
+  return environment(info).submit(info.Env(), executable->store().device, runId, [executable, inputs = std::move(inputs)](const std::atomic<bool>& abort) -> Settle {
     auto results = std::make_shared<std::vector<std::vector<std::byte>>>(executable->run(inputs, abort));
     return [results](Napi::Env env) -> Napi::Value {
       auto list = Napi::Array::New(env, results->size());
@@ -206,7 +243,7 @@ Napi::Value abort(const Napi::CallbackInfo& info) {
 Napi::Value copySlot(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   const auto from = static_cast<int64_t>(number(info, 1, 0, 4294967295.0)), to = static_cast<int64_t>(number(info, 2, 1, 4294967295.0));
-  return environment(info).submit(info.Env(), 0, [store, from, to](const auto&) -> Settle {
+  return environment(info).submit(info.Env(), store->device, 0, [store, from, to](const auto&) -> Settle {
     store->copySlot(from, to);
     return [](Napi::Env env) { return env.Undefined(); };
   });
@@ -215,7 +252,7 @@ Napi::Value copySlot(const Napi::CallbackInfo& info) {
 // memory(store) → bytes of each kind
 Napi::Value memory(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
-  return environment(info).submit(info.Env(), 0, [store](const auto&) -> Settle {
+  return environment(info).submit(info.Env(), store->device, 0, [store](const auto&) -> Settle {
     // Counted here, on the queue's thread: another job may change the store by the time the promise resolves.
     const std::array<std::pair<const char*, size_t>, 5> sizes{{{"weights", store->sizeBytes(Storage::weight)},
                                                                {"training", store->sizeBytes(Storage::training)},
@@ -233,7 +270,7 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
 // profile(program) → seconds spent in each node so far
 Napi::Value profile(const Napi::CallbackInfo& info) {
   auto executable = find(info, environment(info).programs, "program");
-  return environment(info).submit(info.Env(), 0, [executable](const auto&) -> Settle {
+  return environment(info).submit(info.Env(), executable->store().device, 0, [executable](const auto&) -> Settle {
     auto seconds = std::make_shared<std::vector<double>>(executable->seconds());
     return [seconds](Napi::Env env) -> Napi::Value {
       auto list = Napi::Array::New(env, seconds->size());
@@ -261,7 +298,8 @@ Napi::Value dispose(const Napi::CallbackInfo& info) {
     programs.push_back(std::move(found->second));
     self.programs.erase(found);
   }
-  return self.submit(info.Env(), 0, [store = std::move(store), programs = std::move(programs)](const auto&) mutable -> Settle {
+  Device& target = store ? store->device : programs.empty() ? device("cpu") : programs[0]->store().device;
+  return self.submit(info.Env(), target, 0, [store = std::move(store), programs = std::move(programs)](const auto&) mutable -> Settle {
     programs.clear();
     store.reset();
     return [](Napi::Env env) { return env.Undefined(); };
@@ -288,6 +326,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   const auto define = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
   define("devices", guarded<listDevices>);
+  define("describe", guarded<describe>);
   define("kernels", guarded<listKernels>);
   define("setThreads", guarded<setThreads>);
   define("open", guarded<open>);

@@ -4,10 +4,12 @@
 
 namespace selscan {
 
-// One queue for the one device of this build; never destroyed, since its thread outlives every environment.
-static Queue& deviceQueue() {
-  static auto* queue = new Queue;
-  return *queue;
+// One queue per device; never destroyed, since its thread outlives every environment.
+static Queue& queueOf(Device& device) {
+  static auto* mutex = new std::mutex;
+  static auto* queues = new std::map<Device*, Queue>;
+  std::lock_guard lock(*mutex);
+  return (*queues)[&device];
 }
 
 struct Environment::Completion {
@@ -20,42 +22,57 @@ struct Environment::Completion {
 
 Environment::Environment(Napi::Env env) {
   const auto name = Napi::String::New(env, "selscan");
-  napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, deliver, &toLoop_);
+  const napi_status made =
+      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, deliver, &toLoop_);
+  if (made != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, toLoop_);
   // Hooks run last-added first, so this one finds the thread-safe function still alive.
   napi_add_env_cleanup_hook(env, cleanUp, this);
 }
 
-Napi::Promise Environment::submit(Napi::Env env, Handle runId, std::function<Settle(const std::atomic<bool>&)> work) {
+Napi::Promise Environment::submit(Napi::Env env, Device& device, Handle runId, Work work) {
   auto flag = std::make_shared<std::atomic<bool>>(false);
-  auto* completion = new Completion{this, Napi::Promise::Deferred::New(env), nextJob_++, nullptr, "", ""};
+  std::unique_ptr<Completion> owned(new Completion{this, Napi::Promise::Deferred::New(env), nextJob_++, nullptr, "", ""});
+  Completion* const completion = owned.get();
   const auto promise = completion->deferred.Promise();
   flags_[completion->job] = {runId, flag};
-  if (pending_++ == 0) napi_ref_threadsafe_function(env, toLoop_);
-  {
-    std::lock_guard lock(mutex_);
-    queued_++;
+  countQueued(1);
+  try {
+    queueOf(device).push([this, completion, flag, work = std::move(work)]() mutable {
+      perform(*completion, work, *flag);
+      napi_call_threadsafe_function(toLoop_, completion, napi_tsfn_nonblocking);
+      countQueued(-1);
+    });
+  } catch (...) {  // no thread or memory for it: nothing must wait for a job that never was
+    flags_.erase(completion->job);
+    countQueued(-1);
+    throw;
   }
-  deviceQueue().push([this, completion, flag, work = std::move(work)]() mutable {
-    try {
-      completion->settle = work(*flag);
-    } catch (const Error& error) {
-      completion->code = error.code;
-      completion->message = error.what();
-    } catch (const std::bad_alloc&) {
-      completion->code = "OUT_OF_MEMORY";
-      completion->message = "the host's memory is exhausted; use a smaller model, batch or length";
-    } catch (const std::exception& error) {
-      completion->code = "NATIVE";
-      completion->message = error.what();
-    }
-    work = nullptr;  // what the job held is released on this thread, before anybody waits for it to be gone
-    napi_call_threadsafe_function(toLoop_, completion, napi_tsfn_nonblocking);
-    std::lock_guard lock(mutex_);
-    queued_--;
-    idle_.notify_all();
-  });
+  owned.release();  // the job's, until deliver() takes it on this thread
+  if (pending_++ == 0) napi_ref_threadsafe_function(env, toLoop_);
   return promise;
+}
+
+void Environment::perform(Completion& completion, Work& work, const std::atomic<bool>& abort) {
+  try {
+    completion.settle = work(abort);
+  } catch (const Error& error) {
+    completion.code = error.code;
+    completion.message = error.what();
+  } catch (const std::bad_alloc&) {
+    completion.code = "OUT_OF_MEMORY";
+    completion.message = "the host's memory is exhausted; use a smaller model, batch or length";
+  } catch (const std::exception& error) {
+    completion.code = "NATIVE";
+    completion.message = error.what();
+  }
+  work = nullptr;  // what the job held is released on this thread, before anybody waits for it to be gone
+}
+
+void Environment::countQueued(int change) {
+  std::lock_guard lock(mutex_);
+  queued_ += change;
+  idle_.notify_all();
 }
 
 void Environment::deliver(napi_env rawEnv, napi_value, void*, void* data) {
@@ -80,6 +97,9 @@ void Environment::settle(Napi::Env env, Completion& completion) {
     } catch (const Error& error) {
       completion.code = error.code;
       completion.message = error.what();
+    } catch (const std::bad_alloc&) {
+      completion.code = "OUT_OF_MEMORY";
+      completion.message = "the host's memory is exhausted; use a smaller model, batch or length";
     }
     auto error = Napi::Error::New(env, completion.message);
     error.Set("code", completion.code);

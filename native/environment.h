@@ -1,5 +1,5 @@
 // What one JavaScript environment (the main thread or a worker) owns here: handles, running jobs, and the way back to its
-// event loop. Nothing JavaScript lives in a static; the device queue is process-wide.
+// event loop. Nothing JavaScript lives in a static; the queue of each device is process-wide.
 #pragma once
 #include <napi.h>
 
@@ -18,14 +18,15 @@ namespace selscan {
 using Handle = uint32_t;
 using AbortFlag = std::shared_ptr<std::atomic<bool>>;
 using Settle = std::function<Napi::Value(Napi::Env)>;  // makes the promise's value, back on the event loop
+using Work = std::function<Settle(const std::atomic<bool>& abort)>;
 
 class Environment {
  public:
   explicit Environment(Napi::Env env);
 
-  // Runs work on the device queue; the promise resolves with what the returned function makes, or rejects with the Error's
+  // Runs work on the device's queue; the promise resolves with what the returned function makes, or rejects with the Error's
   // code and message. `runId` finds the job's abort flag while it is under way; 0 for jobs that cannot be aborted.
-  Napi::Promise submit(Napi::Env env, Handle runId, std::function<Settle(const std::atomic<bool>& abort)> work);
+  Napi::Promise submit(Napi::Env env, Device& device, Handle runId, Work work);
   void abort(Handle runId);
 
   template <class T>
@@ -42,6 +43,8 @@ class Environment {
   static void deliver(napi_env env, napi_value, void* context, void* data);
   static void settle(Napi::Env env, Completion& completion);
   static void cleanUp(void* self);
+  static void perform(Completion& completion, Work& work, const std::atomic<bool>& abort);
+  void countQueued(int change);
 
   napi_threadsafe_function toLoop_ = nullptr;
   Handle next_ = 1;
@@ -50,7 +53,7 @@ class Environment {
   uint64_t nextJob_ = 1;
   std::mutex mutex_;
   std::condition_variable idle_;
-  int queued_ = 0;  // jobs that the device queue still holds
+  int queued_ = 0;  // jobs that the queues still hold
 };
 
 }  // namespace selscan

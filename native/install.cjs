@@ -13,7 +13,7 @@ const stampFile = path.join(root, "build", "selscan.stamp")
 function stamp() {
   const manifest = require("./sources.cjs")
   const hash = createHash("sha256").update(`${process.arch} ${process.platform} ${JSON.stringify(manifest)}`)
-  for (const file of [...manifest.addon, ...manifest.kernels, ...manifest.headers, "binding.gyp"]) {
+  for (const file of [...manifest.addon, ...manifest.kernels, ...manifest.cuda, ...manifest.headers, "binding.gyp"]) {
     hash.update(file).update(fs.readFileSync(path.join(root, file)))
   }
   return hash.digest("hex")
@@ -23,7 +23,13 @@ function isCurrent(expected) {
   return fs.existsSync(built) && fs.existsSync(stampFile) && fs.readFileSync(stampFile, "utf8") === expected
 }
 
-const expected = stamp()
+let expected
+try {
+  expected = stamp()
+} catch (error) {
+  console.error(`selscan: ${error.message}`)
+  process.exit(1)
+}
 if (isCurrent(expected) && !process.argv.includes("--force")) {
   console.log("selscan: the addon is up to date")
   process.exit(0)
@@ -45,7 +51,7 @@ const result = spawnSync(command[0], [...command.slice(1), ...action, ...headers
 })
 if (result.status !== 0) {
   console.error(
-    "selscan: the addon could not be built; it needs a C++20 compiler, make and python3 (Debian: apt-get install g++ make python3)",
+    "selscan: the addon could not be built; it needs a C++20 compiler, make and python3 (Debian: apt-get install g++ make python3); with SELSCAN_CUDA=0 no CUDA toolkit is used",
   )
   process.exit(result.status ?? 1)
 }

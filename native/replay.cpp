@@ -12,15 +12,16 @@ namespace selscan {
 namespace {
 
 constexpr const char* Usage =
-    "usage: selscan-replay FILE [--repeat N] [--threads N] [--profile]\n\n"
+    "usage: selscan-replay FILE [--device NAME] [--repeat N] [--threads N] [--profile]\n\n"
     "Runs a replay file, compares what comes out with what the file expects, and times it.\n"
+    "  --device     cpu (default), cuda, cuda:N or, in developer builds, emulated\n"
     "  --repeat N   runs N times (default 1); the first run is compared, since a run may change stored values\n"
     "  --threads N  size of the thread pool (default: all usable cores)\n"
     "  --profile    time of every node\n"
     "Exits 1 when an output differs, 2 when the file or the arguments are unusable.\n";
 
 struct Options {
-  std::string file;
+  std::string file, device = "cpu";
   int repeat = 1, threads = 0;
   bool profile = false;
 };
@@ -65,7 +66,8 @@ Options parse(int argc, char** argv) {
       check(i + 1 < argc, "BAD_OPTION", word, ": a value is expected after it");
       return argv[++i];
     };
-    if (word == "--repeat") options.repeat = wholeNumber(word, next(), 1);
+    if (word == "--device") options.device = next();
+    else if (word == "--repeat") options.repeat = wholeNumber(word, next(), 1);
     else if (word == "--threads") options.threads = wholeNumber(word, next(), 0);
     else if (word == "--profile") options.profile = true;
     else {
@@ -207,12 +209,12 @@ void printProfile(const Executable& executable, int runs) {
 int replay(const Options& options) {
   const auto bytes = readFile(options.file);
   Replay file = decode(bytes);
-  Device& cpu = device("cpu");
+  Device& target = device(options.device);
   cpu::setThreadCount(options.threads);
-  auto store = std::make_shared<Store>(cpu);
+  auto store = std::make_shared<Store>(target);
   for (const Stored& stored : file.stored) store->write(store->entry(stored.storage, stored.name, stored.dtype, stored.shape), 0, stored.bytes);
 
-  Executable executable(store, std::move(file.program));
+  Executable executable(store, std::move(file.program), options.profile);
   const Program& program = executable.program();
   check(std::all_of(program.outputs.begin(), program.outputs.end(), [](int id) { return id != Absent; }) &&
             static_cast<size_t>(std::count_if(file.expected.begin(), file.expected.end(), [](const Expected& e) {
@@ -236,7 +238,8 @@ int replay(const Options& options) {
       }
       const Buffer& buffer = store->existing(expected.storage, expected.name).buffer;
       std::vector<std::byte> updated(buffer.sizeBytes());
-      cpu.toHost(updated.data(), buffer.data(), updated.size());
+      target.toHost(updated.data(), buffer.data(), updated.size());
+      target.synchronize();
       same &= compare(expected, updated);
     }
   }
@@ -244,7 +247,7 @@ int replay(const Options& options) {
   double moved = 0;
   for (const ProgramNode& node : program.nodes) moved += nodeBytes(program, node);
   if (options.profile) printProfile(executable, options.repeat);
-  std::printf("%s: %zu nodes, arena %zu bytes, %s\n", program.name.c_str(), program.nodes.size(), executable.peakBytes(), cpu.describe().c_str());
+  std::printf("%s: %zu nodes, arena %zu bytes, %s\n", program.name.c_str(), program.nodes.size(), executable.peakBytes(), target.describe().c_str());
   std::printf("%d runs: %.3f ms at best, %.3f ms median, %.2f GB/s of tensors\n", options.repeat, times.front() * 1e3,
               times[times.size() / 2] * 1e3, moved / times.front() / 1e9);
   return same ? 0 : 1;

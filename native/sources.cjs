@@ -1,7 +1,8 @@
 // The one list of native sources and flags; binding.gyp and CMakeLists.txt both ask this file. Every .cpp under core/ and
-// cpu/ is compiled: there is nothing to register.
+// cpu/ is compiled, every .cu under cuda/ where CUDA is wanted: there is nothing to register.
 const fs = require("node:fs")
 const path = require("node:path")
+const { chooseToolkit } = require("./toolkit.cjs")
 
 const root = path.resolve(__dirname, "..")
 
@@ -19,10 +20,21 @@ function under(folder, extension) {
     .sort()
 }
 
+const toolkit = chooseToolkit()
+const cu = under("cuda", ".cu")
+
 const manifest = {
   kernels: [...under("core", ".cpp"), ...under("cpu", ".cpp")],
+  // The same .cu files: by nvcc for the device cuda, and as host C++ for the device emulated of developer builds.
+  cuda: toolkit ? cu : [],
+  cu,
+  emulated: under("emulated", ".cpp"),
   addon: ["native/addon.cpp", "native/environment.cpp"],
-  headers: [...under("core", ".h"), ...under("cpu", ".h"), "native/environment.h"],
+  headers: [
+    ...["core", "ops", "cpu", "cuda"].flatMap((folder) => under(folder, ".h")),
+    ...under("cuda", ".cuh"),
+    "native/environment.h",
+  ],
   includes: ["native"],
   defines: [
     "NAPI_VERSION=9",
@@ -47,6 +59,20 @@ const manifest = {
   // the pool are the process's and still run its code.
   ldflags: process.platform === "linux" ? ["-Wl,-z,nodelete"] : [],
 }
+
+const architectures = ["80", "90"]
+Object.assign(manifest, {
+  nvcc: [toolkit?.nvcc ?? "nvcc"],
+  withCuda: [toolkit ? "1" : "0"],
+  // Machine code for A100 and H100, and PTX from which the driver makes code for newer ones.
+  architectures: [
+    ...architectures.map((number) => `-gencode=arch=compute_${number},code=sm_${number}`),
+    `-gencode=arch=compute_${architectures.at(-1)},code=compute_${architectures.at(-1)}`,
+  ],
+  cuflags: ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fexceptions"],
+  // The static runtime finds the driver when it is first used: the addon loads on machines without one.
+  cudaLibraries: toolkit ? [`-L${toolkit.libraries}`, "-lcudart_static", "-ldl", "-lrt", "-lpthread"] : [],
+})
 
 if (require.main === module) console.log(manifest[process.argv[2]].join(process.argv[3] ?? " "))
 module.exports = manifest

@@ -12,7 +12,7 @@ const usage = `Builds the addon and the native programs into build-dev/<none, ad
   npm run build:dev -- [--sanitize none|address,undefined|thread] [--target NAME]...
 
   --sanitize   which sanitizers to compile in (default: none)
-  --target     addon, selscan-replay, selscan-test or selscan-bench; may be repeated (default: all)
+  --target     addon, selscan-replay, selscan-test, selscan-emulated-test or selscan-bench; may be repeated (default: all)
   --help       this text
 
 An addon under AddressSanitizer is loaded like this:
@@ -20,7 +20,7 @@ An addon under AddressSanitizer is loaded like this:
 
 /** Folder of each choice, named for its first sanitizer. */
 const folders = { none: "none", "address,undefined": "address", thread: "thread" }
-const targets = ["addon", "selscan-replay", "selscan-test", "selscan-bench"]
+const targets = ["addon", "selscan-replay", "selscan-test", "selscan-emulated-test", "selscan-bench"]
 
 function options() {
   const { values } = parseArgs({

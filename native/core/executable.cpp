@@ -1,3 +1,4 @@
+// How a program is compiled: kernels matched, constants found, nodes grouped, memory planned.
 #include "core/executable.h"
 
 #include <algorithm>
@@ -6,16 +7,16 @@
 
 namespace selscan {
 
-static std::string where(const ProgramNode& node) { return node.path.empty() ? node.op : node.path + ": " + node.op; }
-
 static std::string bare(const std::string& name) { return name.ends_with('?') ? name.substr(0, name.size() - 1) : name; }
 
-Executable::Executable(std::shared_ptr<Store> store, Program program) : store_(std::move(store)), program_(std::move(program)) {
+Executable::Executable(std::shared_ptr<Store> store, Program program, bool profiled)
+    : store_(std::move(store)), program_(std::move(program)), profiled_(profiled) {
   const size_t values = program_.values.size();
   entries_.resize(values);
   constants_.resize(values);
   expressions_.resize(values);
   blocks_.assign(values, Absent);
+  offsets_.assign(values, 0);
   seconds_.resize(program_.nodes.size());
   for (size_t id = 0; id < values; id++) {
     const ProgramValue& value = program_.values[id];
@@ -27,6 +28,7 @@ Executable::Executable(std::shared_ptr<Store> store, Program program) : store_(s
   }
   match();
   placeConstants();
+  groupSteps();
   findLifetimes();
   plan_ = planArena(lifetimes_);
 }
@@ -36,15 +38,15 @@ void Executable::match() {
   for (const ProgramNode& node : program_.nodes) {
     Step step;
     step.kernel = findKernel(store_->device.name(), node.op);
-    check(step.kernel, "NO_KERNEL", where(node), ": device ", store_->device.name(), " has no kernel for it");
+    check(step.kernel, "NO_KERNEL", node.where(), ": device ", store_->device.name(), " has no kernel for it");
     const Kernel& kernel = *step.kernel;
-    check(node.inputs.size() == kernel.inputs.size() && node.outputs.size() == kernel.outputs.size(), "BAD_FILE", where(node),
+    check(node.inputs.size() == kernel.inputs.size() && node.outputs.size() == kernel.outputs.size(), "BAD_FILE", node.where(),
           ": kernel has the signature ", kernel.signature, ", got ", node.inputs.size(), " inputs and ", node.outputs.size(), " outputs");
     for (size_t i = 0; i < kernel.inputs.size(); i++)
-      check(node.inputs[i] != Absent || kernel.inputs[i].ends_with('?'), "BAD_FILE", where(node), ": input ", kernel.inputs[i], " is missing");
+      check(node.inputs[i] != Absent || kernel.inputs[i].ends_with('?'), "BAD_FILE", node.where(), ": input ", kernel.inputs[i], " is missing");
     for (const auto& name : kernel.attributes)
       check(std::any_of(node.attributes.entries.begin(), node.attributes.entries.end(), [&](const auto& entry) { return entry.first == name; }),
-            "BAD_FILE", where(node), ": attribute ", name, " is missing");
+            "BAD_FILE", node.where(), ": attribute ", name, " is missing");
     const auto tensor = [&](int id) {
       if (id == Absent) return Tensor{};
       const ProgramValue& value = program_.values[id];
@@ -56,11 +58,12 @@ void Executable::match() {
     step.preparations.resize(node.inputs.size());
     step.preparedBlocks.assign(node.inputs.size(), Absent);
     step.preparedForms.resize(node.inputs.size());
+    step.preparedLate.resize(node.inputs.size());
     steps_.push_back(std::move(step));
     Step& kept = steps_.back();
     if (kernel.info.limit) {
       const std::string limit = kernel.info.limit(call(kept, steps_.size() - 1));
-      check(limit.empty(), "BAD_SHAPE", where(node), ": ", limit);
+      check(limit.empty(), "BAD_SHAPE", node.where(), ": ", limit);
     }
     if (kernel.info.prepare)
       for (size_t i = 0; i < node.inputs.size(); i++)
@@ -76,7 +79,7 @@ Call Executable::call(Step& step, size_t index) {
 // programs of the model find them by their expression. Not where the program itself updates a weight: what was computed
 // before the update and after it are two values.
 void Executable::placeConstants() {
-  std::set<const Entry*> updated;
+  std::set<const Entry*> updated, updatedBefore;  // by any node; by those before the one at hand
   for (const ProgramNode& node : program_.nodes)
     for (const int update : node.updates)
       if (node.inputs[update] != Absent) updated.insert(entries_[node.inputs[update]]);
@@ -112,6 +115,39 @@ void Executable::placeConstants() {
       if (!step.preparations[i] || expressions_[node.inputs[i]].empty()) continue;
       Tensor shape = step.inputs[i];
       step.preparedForms[i] = &store_->derived(expressions_[node.inputs[i]] + "|" + step.preparations[i]->name, step.preparations[i]->bytes(shape));
+      step.preparedLate[i] = updatedBefore.contains(entries_[node.inputs[i]]);
+    }
+    for (const int update : node.updates)
+      if (node.inputs[update] != Absent) updatedBefore.insert(entries_[node.inputs[update]]);
+  }
+}
+
+// Whether node `index` may run together with the nodes first … index − 1.
+bool Executable::joins(size_t first, size_t index) const {
+  const auto stored = [&](int id) { return id == Absent ? nullptr : entries_[id]; };
+  const auto updates = [&](const ProgramNode& node, const Entry* entry) {
+    return std::any_of(node.updates.begin(), node.updates.end(), [&](int update) { return stored(node.inputs[update]) == entry; });
+  };
+  const ProgramNode& node = program_.nodes[index];
+  if (steps_[index].kernel != steps_[first].kernel) return false;
+  for (size_t before = first; before < index; before++) {
+    const ProgramNode& other = program_.nodes[before];
+    for (const int id : node.inputs)
+      if (stored(id) && updates(other, stored(id))) return false;
+    for (const int id : other.inputs)
+      if (stored(id) && updates(node, stored(id))) return false;
+  }
+  return true;
+}
+
+// They run at the place of the first: nothing but updates happens between it and the last.
+void Executable::groupSteps() {
+  for (size_t first = 0; first < steps_.size(); first += std::max<size_t>(1, steps_[first].group)) {
+    const KernelInfo& info = steps_[first].kernel->info;
+    if (!info.runAll || !program_.nodes[first].outputs.empty() || info.workspaceBytes || info.prepare) continue;
+    for (size_t index = first + 1; index < steps_.size() && joins(first, index); index++) {
+      steps_[first].group++;
+      steps_[index].group = 0;
     }
   }
 }
@@ -130,7 +166,16 @@ void Executable::findLifetimes() {
       if (id != Absent) lastUse[id] = index;
   for (const int id : program_.outputs) lastUse[id] = end;
 
-  for (const int id : inputIds_) blocks_[id] = addBlock(program_.values[id].sizeBytes(), 0, std::max(0, lastUse[id]), id);
+  size_t inputBytes = 0;  // inputs share a block, so that one copy brings them all
+  int inputsEnd = 0;
+  for (const int id : inputIds_) {
+    offsets_[id] = inputBytes;
+    inputBytes += (program_.values[id].sizeBytes() + 63) / 64 * 64;
+    inputsEnd = std::max(inputsEnd, lastUse[id]);
+  }
+  staged_.resize(inputBytes);
+  if (!inputIds_.empty()) inputBlock_ = addBlock(inputBytes, 0, inputsEnd, inputIds_[0]);
+  for (const int id : inputIds_) blocks_[id] = inputBlock_;
   for (int index = 0; index < end; index++) {
     const ProgramNode& node = program_.nodes[index];
     Step& step = steps_[index];
@@ -158,108 +203,6 @@ void Executable::findLifetimes() {
       if (step.preparations[i] && !step.preparedForms[i])
         step.preparedBlocks[i] = addBlock(step.preparations[i]->bytes(step.inputs[i]), index, index, -1 - index);
   }
-}
-
-// Points every tensor into the arena, which may have moved since the last run.
-void Executable::bind() {
-  std::byte* arena = store_->arena(std::max<size_t>(plan_.peakBytes, 64));
-  if (arena == bound_) return;
-  bound_ = arena;
-  const auto address = [&](int id) -> std::byte* {
-    if (id == Absent) return nullptr;
-    if (entries_[id]) return entries_[id]->buffer.data();
-    if (constants_[id]) return constants_[id]->buffer.data();
-    return arena + plan_.offsets[blocks_[id]];
-  };
-  for (size_t index = 0; index < steps_.size(); index++) {
-    const ProgramNode& node = program_.nodes[index];
-    Step& step = steps_[index];
-    for (size_t i = 0; i < node.inputs.size(); i++) {
-      step.inputs[i].data = address(node.inputs[i]);
-      if (step.preparedForms[i]) step.prepared[i] = step.preparedForms[i]->buffer.data();
-      if (step.preparedBlocks[i] != Absent) step.prepared[i] = arena + plan_.offsets[step.preparedBlocks[i]];
-    }
-    for (size_t o = 0; o < node.outputs.size(); o++) step.outputs[o].data = address(node.outputs[o]);
-  }
-}
-
-uint64_t Executable::version(int value) const {
-  return entries_[value] ? entries_[value]->version : constants_[value]->version;
-}
-
-// Grows with every change of what a constant step is computed from.
-uint64_t Executable::inputVersions(const ProgramNode& node) const {
-  uint64_t sum = 0;
-  for (const int id : node.inputs)
-    if (id != Absent) sum += version(id);
-  return sum;
-}
-
-void Executable::runStep(size_t index) {
-  const ProgramNode& node = program_.nodes[index];
-  Step& step = steps_[index];
-  const uint64_t current = step.constant ? inputVersions(node) : 0;
-  const auto isStale = [&](const Derived* kept) { return kept && kept->version != current; };
-  if (step.constant && std::none_of(step.kept.begin(), step.kept.end(), isStale)) return;
-  for (size_t i = 0; i < node.inputs.size(); i++) {
-    if (!step.preparations[i]) continue;
-    Derived* form = step.preparedForms[i];
-    if (form && form->version == version(node.inputs[i])) continue;
-    step.preparations[i]->run(step.inputs[i], step.prepared[i], store_->device);
-    if (form) form->version = version(node.inputs[i]);
-  }
-  Call ready = call(step, index);
-  if (step.workspace != Absent) ready.workspace = bound_ + plan_.offsets[step.workspace];
-  step.kernel->info.run(ready);
-  for (Derived* kept : step.kept)  // only now: a kernel that threw has left nothing to keep
-    if (kept) kept->version = current;
-  for (const int update : node.updates)
-    if (node.inputs[update] != Absent) entries_[node.inputs[update]]->version++;
-}
-
-std::vector<std::vector<std::byte>> Executable::run(const std::vector<std::vector<std::byte>>& inputs, const std::atomic<bool>& abort) {
-  check(inputs.size() == inputIds_.size(), "BAD_INPUT", program_.name, ": takes ", inputIds_.size(), " inputs, got ", inputs.size());
-  for (size_t i = 0; i < inputs.size(); i++) {
-    const ProgramValue& value = program_.values[inputIds_[i]];
-    check(inputs[i].size() == value.sizeBytes(), "BAD_INPUT", program_.name, ": input ", value.name, " is ", value.sizeBytes(), " bytes, got ",
-          inputs[i].size());
-  }
-  check(!abort, "ABORTED", program_.name, ": aborted before it began");
-
-  // Indices are judged on the host's copy, before anything is computed: a refused run changes nothing.
-  for (size_t index = 0; index < steps_.size(); index++) {
-    Step& step = steps_[index];
-    if (!step.kernel->info.checkInputs) continue;
-    std::vector<Tensor> seen = step.inputs;
-    for (size_t i = 0; i < seen.size(); i++) {
-      seen[i].data = nullptr;
-      const auto at = std::find(inputIds_.begin(), inputIds_.end(), program_.nodes[index].inputs[i]);
-      if (at != inputIds_.end()) seen[i].data = const_cast<std::byte*>(inputs[at - inputIds_.begin()].data());
-    }
-    try {
-      step.kernel->info.checkInputs(Call{seen, step.outputs, program_.nodes[index].attributes, store_->device});
-    } catch (const Error& error) {
-      throw Error(error.code, where(program_.nodes[index]) + ": " + error.what());
-    }
-  }
-
-  bind();
-  for (size_t i = 0; i < inputs.size(); i++)
-    store_->device.toDevice(bound_ + plan_.offsets[blocks_[inputIds_[i]]], inputs[i].data(), inputs[i].size());
-  for (size_t index = 0; index < steps_.size(); index++) {
-    check(!abort, "ABORTED", program_.name, ": aborted at node ", index, " of ", steps_.size());
-    const auto begin = std::chrono::steady_clock::now();
-    runStep(index);
-    seconds_[index] += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  }
-  std::vector<std::vector<std::byte>> results;
-  for (const int id : program_.outputs) {
-    std::byte* from = entries_[id] ? entries_[id]->buffer.data() : constants_[id] ? constants_[id]->buffer.data() : bound_ + plan_.offsets[blocks_[id]];
-    results.emplace_back(program_.values[id].sizeBytes());
-    store_->device.toHost(results.back().data(), from, results.back().size());
-  }
-  store_->device.synchronize();
-  return results;
 }
 
 std::vector<Executable::Placement> Executable::placements() const {

@@ -11,14 +11,15 @@ namespace selscan {
 
 class Executable {
  public:
-  Executable(std::shared_ptr<Store> store, Program program);
+  // profiled: every node is timed, at the cost of a device's recording (a captured graph has no nodes to time).
+  Executable(std::shared_ptr<Store> store, Program program, bool profiled = false);
 
   // inputs: host bytes of every input value, in rising id; results: host bytes of every output. The abort flag is looked at
   // between nodes (ABORTED). Throws before anything is computed when an input is of the wrong size or holds bad indices.
   std::vector<std::vector<std::byte>> run(const std::vector<std::vector<std::byte>>& inputs, const std::atomic<bool>& abort);
 
   const Program& program() const { return program_; }
-  const Store& store() const { return *store_; }
+  Store& store() const { return *store_; }
   const std::vector<int>& inputIds() const { return inputIds_; }
   size_t peakBytes() const { return plan_.peakBytes; }
 
@@ -30,7 +31,7 @@ class Executable {
   };
   std::vector<Placement> placements() const;
 
-  // Seconds spent in each node over all runs so far.
+  // Seconds spent in each node over all runs so far; zeros where the device records and profiling was not asked for.
   const std::vector<double>& seconds() const { return seconds_; }
 
  private:
@@ -41,7 +42,9 @@ class Executable {
     std::vector<const Preparation*> preparations;  // per input, or null
     std::vector<int> preparedBlocks;             // per input: block of the arena when the input is not a weight
     std::vector<Derived*> preparedForms;         // per input: kept form of a weight
+    std::vector<bool> preparedLate;              // per input: the program updates that weight before this node
     bool constant = false;                       // computed from weights alone: kept, and made anew when they change
+    size_t group = 1;                            // nodes that run at once from here on; 0 inside a group
     std::vector<Derived*> kept;                  // outputs of a constant step
     std::vector<std::byte*> prepared;
   };
@@ -50,7 +53,19 @@ class Executable {
   void placeConstants();
   void findLifetimes();
   void bind();
-  void runStep(size_t index);
+  void groupSteps();
+  bool joins(size_t first, size_t index) const;
+  void refresh(const std::atomic<bool>& abort);
+  void runBody(const std::atomic<bool>* abort, Stopwatch* stopwatch);
+  void runStep(size_t index, bool recording);
+  template <class Work>
+  void named(size_t index, Work&& work) const;
+  void prepare(size_t index, size_t input);
+  void enter(size_t index);
+  void adoptUpdates(size_t index);
+  void execute(const std::atomic<bool>& abort);
+  Call ready(size_t index);
+  std::byte* address(int value) const;
   uint64_t inputVersions(const ProgramNode&) const;
   uint64_t version(int value) const;
   Call call(Step& step, size_t index);
@@ -67,7 +82,13 @@ class Executable {
   std::vector<Lifetime> lifetimes_;
   std::vector<int> labels_;
   Plan plan_;
+  std::vector<size_t> offsets_;        // per value: where it begins in its block
+  std::vector<std::byte> staged_;      // all inputs, as they lie in their one block of the arena
+  int inputBlock_ = Absent;
   std::byte* bound_ = nullptr;  // the arena that the tensors point into
+  std::unique_ptr<Recording> recording_;
+  std::unique_ptr<Stopwatch> stopwatch_;  // of the run under way
+  bool warm_ = false, profiled_;
   std::vector<double> seconds_;
 };
 

@@ -100,6 +100,9 @@ struct Preparation {
 
 struct KernelInfo {
   void (*run)(const Call&) = nullptr;
+  // Runs consecutive nodes of this kernel at once; for kernels with neither outputs nor workspace, whose nodes update
+  // different values (an optimizer's step over all parameters).
+  void (*runAll)(std::span<const Call>) = nullptr;
   // The limit that this call's shapes or dtypes break, in words ("state is 1 to 64, got 80"); empty when none. Asked at compile().
   std::string (*limit)(const Call&) = nullptr;
   size_t (*workspaceBytes)(const Call&) = nullptr;
@@ -123,7 +126,9 @@ const Kernel* findKernel(std::string_view device, std::string_view name);
 struct Register {
   Register(const char* name, const char* device, const char* signature, KernelInfo info);
 };
-#define KERNEL(name, device, signature, ...) \
-  static const ::selscan::Register register_##device##_##name{#name, #device, signature, ::selscan::KernelInfo{__VA_ARGS__}};
+// The device's name is expanded: .cu files are compiled for the device `emulated` with cuda=emulated.
+#define KERNEL(name, device, signature, ...) KERNEL_OF(register_##name, #name, device, signature, __VA_ARGS__)
+#define KERNEL_OF(variable, name, device, signature, ...) \
+  static const ::selscan::Register variable##_##device{name, #device, signature, ::selscan::KernelInfo{__VA_ARGS__}};
 
 }  // namespace selscan

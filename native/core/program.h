@@ -23,6 +23,7 @@ struct ProgramNode {
   std::vector<int> inputs, outputs;  // value ids in signature order, or Absent
   std::vector<int> updates;          // positions in inputs that are written in place
   Attributes attributes;
+  std::string where() const { return path.empty() ? op : path + ": " + op; }  // for errors
 };
 
 struct Program {

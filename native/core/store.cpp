@@ -32,8 +32,8 @@ Entry& Store::existing(Storage storage, const std::string& label) {
 void Store::write(Entry& entry, size_t offset, std::span<const std::byte> bytes) {
   check(offset <= entry.buffer.sizeBytes() && bytes.size() <= entry.buffer.sizeBytes() - offset, "BAD_SHAPE", "upload: ", bytes.size(),
         " bytes at ", offset, " do not fit into ", entry.buffer.sizeBytes());
+  entry.version++;  // before the copy: one that fails half-way has changed it too
   device.toDevice(entry.buffer.data() + offset, bytes.data(), bytes.size());
-  entry.version++;
 }
 
 void Store::copySlot(int64_t from, int64_t to) {

@@ -1,0 +1,252 @@
+// Programs that share a store, in any order, replayed, aborted and failing half-way: each run gives what it would give in a
+// new store that holds the same weights, where nothing was kept. On a device of its own that records, with three kernels.
+#include "core/executable.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "check.h"
+
+namespace {
+
+using namespace selscan;
+using Ids = std::vector<int>;
+
+constexpr int64_t Elements = 4;
+constexpr int Weights = 3;
+
+struct Toy final : Device {
+  std::vector<std::function<void()>>* recorded = nullptr;
+  int faultIn = 0, abortIn = 0;  // pieces of work until one fails, or until the run is aborted; 0 for never
+  std::atomic<bool> abort = false;
+
+  void submit(std::function<void()> work) {
+    if (abortIn > 0 && --abortIn == 0) abort = true;
+    check(faultIn == 0 || --faultIn > 0, "NATIVE", "toy: a fault");
+    if (recorded) recorded->push_back(std::move(work));
+    else work();
+  }
+  struct Replay final : Recording {
+    Toy& toy;
+    std::vector<std::function<void()>> work;
+    explicit Replay(Toy& toy) : toy(toy) {}
+    void replay() override {
+      for (const auto& piece : work) toy.submit(piece);
+    }
+  };
+  bool records() const override { return true; }
+  std::unique_ptr<Recording> record(const std::function<void()>& work) override {
+    auto made = std::make_unique<Replay>(*this);
+    recorded = &made->work;
+    try {
+      work();
+    } catch (...) {
+      recorded = nullptr;
+      throw;
+    }
+    recorded = nullptr;
+    return made;
+  }
+
+  const char* name() const override { return "toy"; }
+  std::byte* allocate(size_t bytes) override { return static_cast<std::byte*>(std::calloc(1, bytes)); }
+  void release(std::byte* data) override { std::free(data); }
+  void toDevice(std::byte* to, const std::byte* from, size_t bytes) override { copy(to, from, bytes); }
+  void toHost(std::byte* to, const std::byte* from, size_t bytes) override { copy(to, from, bytes); }
+  void copy(std::byte* to, const std::byte* from, size_t bytes) override { std::memmove(to, from, bytes); }
+  void synchronize() override {}
+  std::string describe() const override { return "toy"; }
+};
+
+Toy& toyOf(const Call& call) { return static_cast<Toy&>(call.device); }
+uint32_t* words(std::byte* data) { return reinterpret_cast<uint32_t*>(data); }
+
+// y = x·(3·w + 1), elementwise, modulo 2^32; what is in brackets is prepared.
+constexpr Preparation Tripled{"tripled", [](const Tensor& w) { return w.sizeBytes(); },
+                              [](const Tensor& w, std::byte* prepared, Device& device) {
+                                static_cast<Toy&>(device).submit([from = words(w.data), to = words(prepared)] {
+                                  for (int i = 0; i < Elements; i++) to[i] = 3 * from[i] + 1;
+                                });
+                              }};
+void product(const Call& call) {
+  toyOf(call).submit([x = words(call.inputs[0].data), w = words(call.prepared[1]), y = words(call.outputs[0].data)] {
+    for (int i = 0; i < Elements; i++) y[i] = x[i] * w[i];
+  });
+}
+// y = 5·w + 2: kept, where w is a weight.
+void affine(const Call& call) {
+  toyOf(call).submit([w = words(call.inputs[0].data), y = words(call.outputs[0].data)] {
+    for (int i = 0; i < Elements; i++) y[i] = 5 * w[i] + 2;
+  });
+}
+// total ← total + x, of several totals at once.
+void addAll(std::span<const Call> calls) {
+  for (const Call& call : calls)
+    toyOf(call).submit([total = words(call.inputs[0].data), x = words(call.inputs[1].data)] {
+      for (int i = 0; i < Elements; i++) total[i] += x[i];
+    });
+}
+KERNEL(product, toy, "x w -> y", .run = product,
+       .prepare = [](const Call&, int input) { return input == 1 ? &Tripled : nullptr; })
+KERNEL(affine, toy, "w -> y", .run = affine)
+KERNEL(addTo, toy, "total x ->", .run = [](const Call& call) { addAll({&call, 1}); }, .runAll = addAll)
+
+// Weights are values 0, 1, 2; the input is 3.
+struct Maker {
+  Program program;
+  explicit Maker(const std::string& name) {
+    program.name = name;
+    for (int i = 0; i < Weights; i++) value(Storage::weight, "w" + std::to_string(i));
+    value(Storage::input, "x");
+  }
+  int value(Storage storage, const std::string& name) {
+    program.values.push_back({storage, Dtype::i32, Shape{.rank = 1, .dims = {Elements}}, name});
+    return static_cast<int>(program.values.size()) - 1;
+  }
+  int node(const std::string& op, const Ids& inputs) {
+    const int y = op == "addTo" ? Absent : value(Storage::temporary, "");
+    program.nodes.push_back({op, "layers.7", inputs, y == Absent ? Ids{} : Ids{y}, y == Absent ? Ids{0} : Ids{}, {}});
+    return y;
+  }
+};
+
+using Bytes = std::vector<std::byte>;
+Bytes bytesOf(const std::vector<uint32_t>& values) {
+  Bytes bytes(values.size() * 4);
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
+}
+
+struct Bench {
+  Toy toy;
+  std::shared_ptr<Store> store = std::make_shared<Store>(toy);
+
+  Entry& weight(int i) {
+    return store->entry(Storage::weight, "w" + std::to_string(i), Dtype::i32, Shape{.rank = 1, .dims = {Elements}});
+  }
+  Bytes stored(int i) {
+    const std::byte* data = weight(i).buffer.data();
+    return {data, data + weight(i).buffer.sizeBytes()};
+  }
+  std::vector<Bytes> run(Executable& executable, const Bytes& x) {
+    toy.abort = false;
+    return executable.run({x}, toy.abort);
+  }
+  // The outputs of a run, then the weights that it leaves; of one in a new store.
+  std::vector<Bytes> alone(const Program& program, const Bytes& x) {
+    Bench fresh;
+    for (int i = 0; i < Weights; i++) fresh.store->write(fresh.weight(i), 0, stored(i));
+    Executable executable(fresh.store, program);
+    auto all = fresh.run(executable, x);
+    for (int i = 0; i < Weights; i++) all.push_back(fresh.stored(i));
+    return all;
+  }
+  std::string outcome(Executable& executable, const Bytes& x) {
+    try {
+      run(executable, x);
+      return "done";
+    } catch (const Error& error) {
+      return error.code + " " + error.what();
+    }
+  }
+  void agrees(Executable& executable, const Bytes& x) {
+    const auto expected = alone(executable.program(), x);
+    auto got = run(executable, x);
+    for (int i = 0; i < Weights; i++) got.push_back(stored(i));
+    CHECK(got == expected, executable.program().name);
+  }
+};
+
+Program random(std::mt19937& random, int number) {
+  Maker maker("program " + std::to_string(number));
+  Ids known{0, 1, 2, 3};
+  const auto any = [&] { return known[random() % known.size()]; };
+  for (uint32_t left = 1 + random() % 10; left > 0; left--) {
+    const uint32_t kind = random() % 4;
+    if (kind > 1) maker.node("addTo", {static_cast<int>(random() % Weights), any()});
+    else known.push_back(kind == 1 ? maker.node("product", {any(), any()}) : maker.node("affine", {any()}));
+  }
+  for (uint32_t left = 1 + random() % 3; left > 0; left--) maker.program.outputs.push_back(any());
+  return maker.program;
+}
+
+// y = x·(3·w0 + 1), which keeps what it prepares of w0.
+Program reader() {
+  Maker maker("reader");
+  maker.program.outputs = {maker.node("product", {3, 0})};
+  return maker.program;
+}
+
+const Bytes One = bytesOf({1, 1, 1, 1}), Two = bytesOf({2, 3, 5, 7});
+
+}  // namespace
+
+TEST("whatever programs of a store ran before, failed or were aborted, a run gives what it gives alone") {
+  std::mt19937 seeds(11);
+  int failed = 0, done = 0;
+  for (int round = 0; round < 300; round++) {
+    Bench bench;
+    std::vector<std::unique_ptr<Executable>> programs;
+    const auto word = [&] { return static_cast<uint32_t>(seeds()); };
+    for (int step = 0; step < 40; step++) {
+      if (programs.size() < 4 && step % 4 == 0)
+        programs.push_back(std::make_unique<Executable>(bench.store, random(seeds, static_cast<int>(programs.size()))));
+      Executable& executable = *programs[seeds() % programs.size()];
+      const Bytes x = bytesOf({word(), word(), word(), word()});
+      if (seeds() % 8 == 0) bench.store->write(bench.weight(static_cast<int>(seeds() % Weights)), 4, bytesOf({word(), word()}));
+      if (seeds() % 4 > 0) {
+        bench.agrees(executable, x);
+        done++;
+        continue;
+      }
+      (seeds() % 2 ? bench.toy.faultIn : bench.toy.abortIn) = 1 + static_cast<int>(seeds() % 12);
+      failed += bench.outcome(executable, x) != "done";
+      bench.toy.faultIn = bench.toy.abortIn = 0;
+    }
+  }
+  CHECK(failed > 500 && done > 5000, failed, done);
+}
+
+TEST("a group that ran before its run was aborted has changed its weights") {
+  Bench bench;
+  Maker maker("group");
+  maker.node("addTo", {1, 3});
+  maker.node("addTo", {0, 3});
+  maker.program.outputs = {3};
+  Executable group(bench.store, maker.program), read(bench.store, reader());
+  bench.agrees(read, Two);
+  bench.toy.abortIn = 1;
+  CHECK(bench.outcome(group, One) == "ABORTED group: aborted at node 1 of 2");
+  CHECK(bench.stored(0) == One);
+  bench.agrees(read, Two);
+}
+
+TEST("a recording that fails leaves no kept form that calls itself new") {
+  Bench bench;
+  Maker maker("updater");
+  maker.node("addTo", {0, 3});
+  maker.program.outputs = {maker.node("product", {3, 0})};
+  Executable updater(bench.store, maker.program), read(bench.store, reader());
+  bench.agrees(updater, One);
+  bench.store->write(bench.weight(0), 0, Two);
+  bench.toy.faultIn = 3;  // the sum, the prepared form and the product: the product is not recorded
+  CHECK(bench.outcome(updater, One) == "NATIVE layers.7: product: toy: a fault");
+  bench.agrees(read, Two);
+}
+
+TEST("an error while weights are prepared names the node, and an abort the program") {
+  Bench bench;
+  Maker maker("constants");
+  maker.program.outputs = {maker.node("product", {3, maker.node("affine", {0})})};
+  Executable executable(bench.store, maker.program);
+  bench.toy.faultIn = 1;
+  CHECK(bench.outcome(executable, One) == "NATIVE layers.7: affine: toy: a fault");
+  bench.toy.faultIn = 2;
+  CHECK(bench.outcome(executable, One) == "NATIVE layers.7: product: toy: a fault");
+  bench.toy.faultIn = 0;
+  bench.store->write(bench.weight(0), 0, Two);
+  bench.toy.abortIn = 1;
+  CHECK(bench.outcome(executable, One) == "ABORTED constants: aborted while its weights were prepared");
+  bench.agrees(executable, Two);
+}
