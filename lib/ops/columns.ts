@@ -16,8 +16,8 @@ type Gradients = Record<string, Value | null>
  */
 export const split = op({
   name: "split",
-  inputs: { x: "rows width" },
-  outputs: { a: "rows first", b: "rows second" },
+  inputs: { x: "float rows width" },
+  outputs: { a: "float rows first", b: "float rows second" },
   attrs: { first: 0 },
   dims: ({ width = 0 }, { first }) => {
     expect(
@@ -39,8 +39,8 @@ export const split = op({
  */
 export const concat = op({
   name: "concat",
-  inputs: { "a?": "rows left", "b?": "rows right" },
-  outputs: { y: "rows width" },
+  inputs: { "a?": "float rows left", "b?": "float rows right" },
+  outputs: { y: "float rows width" },
   attrs: { first: 0, second: 0 },
   dims: ({ rows, left, right }, { first, second }) => {
     expect(rows !== undefined, "BAD_INPUT", () => "concat: one of a and b is given, got neither")
@@ -71,8 +71,8 @@ export const concat = op({
  */
 export const gatherRows = op({
   name: "gatherRows",
-  inputs: { x: "rows dim", index: "i32 picks" },
-  outputs: { y: "picks dim" },
+  inputs: { x: "float rows dim", index: "i32 picks" },
+  outputs: { y: "float picks dim" },
   grad: ({ x, index }, _outputs, _attrs, { y: dy }): Gradients =>
     dy ? { x: scatterRows({ dy, index }, { rows: x.shape[0]! }).dx, index: null } : {},
 })
@@ -84,8 +84,8 @@ export const gatherRows = op({
  */
 export const scatterRows = op({
   name: "scatterRows",
-  inputs: { dy: "picks dim", index: "i32 picks" },
-  outputs: { dx: "rows dim" },
+  inputs: { dy: "float picks dim", index: "i32 picks" },
+  outputs: { dx: "float rows dim" },
   attrs: { rows: 0 },
   dims: (_dims, { rows }) => {
     expect(

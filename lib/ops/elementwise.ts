@@ -3,10 +3,14 @@
  */
 import { op } from "../graph/op.ts"
 import type { Value } from "../graph/value.ts"
+import { cast } from "./cast.ts"
 import { sum } from "./reduce.ts"
 
 // Named, since these gradients call the ops that they belong to: types cannot be inferred in a circle.
 type Gradients = Record<string, Value | null>
+
+/** In f32: terms of a sum that may cancel are not rounded one by one. */
+const exact = (x: Value) => (x.dtype === "f32" ? x : cast({ x }, { dtype: "f32" }).y)
 
 /**
  * Sum of two values: y = a + b.
@@ -14,8 +18,8 @@ type Gradients = Record<string, Value | null>
  */
 export const add = op({
   name: "add",
-  inputs: { a: "...", b: "..." },
-  outputs: { y: "..." },
+  inputs: { a: "float ...", b: "float ..." },
+  outputs: { y: "float ..." },
   grad: (_inputs, _outputs, _attrs, { y: dy }) => ({ a: dy, b: dy }),
 })
 
@@ -25,8 +29,8 @@ export const add = op({
  */
 export const multiply = op({
   name: "multiply",
-  inputs: { a: "...", b: "..." },
-  outputs: { y: "..." },
+  inputs: { a: "float ...", b: "float ..." },
+  outputs: { y: "float ..." },
   grad: ({ a, b }, _outputs, _attrs, { y: dy }): Gradients =>
     dy ? { a: multiply({ a: dy, b }).y, b: multiply({ a: dy, b: a }).y } : {},
 })
@@ -37,8 +41,8 @@ export const multiply = op({
  */
 export const scale = op({
   name: "scale",
-  inputs: { x: "..." },
-  outputs: { y: "..." },
+  inputs: { x: "float ..." },
+  outputs: { y: "float ..." },
   attrs: { factor: 1 },
   grad: (_inputs, _outputs, { factor }, { y: dy }): Gradients => (dy ? { x: scale({ x: dy }, { factor }).y } : {}),
 })
@@ -49,10 +53,10 @@ export const scale = op({
  */
 export const scaleBy = op({
   name: "scaleBy",
-  inputs: { x: "...", by: "" },
-  outputs: { y: "..." },
+  inputs: { x: "float ...", by: "" },
+  outputs: { y: "float ..." },
   grad: ({ x, by }, _outputs, _attrs, { y: dy }): Gradients =>
-    dy ? { x: scaleBy({ x: dy, by }).y, by: sum({ x: multiply({ a: dy, b: x }).y }).y } : {},
+    dy ? { x: scaleBy({ x: dy, by }).y, by: sum({ x: multiply({ a: exact(dy), b: exact(x) }).y }).y } : {},
 })
 
 /**
@@ -63,8 +67,8 @@ export const scaleBy = op({
  */
 export const exp = op({
   name: "exp",
-  inputs: { x: "..." },
-  outputs: { y: "..." },
+  inputs: { x: "float ..." },
+  outputs: { y: "float ..." },
   grad: (_inputs, { y }, _attrs, { y: dy }): Gradients => (dy ? { x: multiply({ a: dy, b: y }).y } : {}),
 })
 
@@ -87,16 +91,16 @@ export const negExp = op({
  */
 export const silu = op({
   name: "silu",
-  inputs: { x: "..." },
-  outputs: { y: "..." },
+  inputs: { x: "float ..." },
+  outputs: { y: "float ..." },
   grad: ({ x }, _outputs, _attrs, { y: dy }): Gradients => (dy ? { x: siluGrad({ dy, x }).dx } : {}),
 })
 
 /** Gradient of `silu`: dx = dy·σ(x)·(1 + x·(1 − σ(x))). */
 export const siluGrad = op({
   name: "siluGrad",
-  inputs: { dy: "...", x: "..." },
-  outputs: { dx: "..." },
+  inputs: { dy: "float ...", x: "float ..." },
+  outputs: { dx: "float ..." },
   grad: null,
 })
 

@@ -1,4 +1,5 @@
 export { adamW, clipScale } from "./adam-w.ts"
+export { arithmetic, cast } from "./cast.ts"
 export { causalConv } from "./causal-conv.ts"
 export { concat, gatherRows, split } from "./columns.ts"
 export * from "./elementwise.ts"

@@ -22,7 +22,7 @@ import { checkPrecision } from "./linear.ts"
  */
 export const linearCrossEntropy = op({
   name: "linearCrossEntropy",
-  inputs: { x: "rows dim", weight: "float vocab dim", targets: "i32 rows" },
+  inputs: { x: "float rows dim", weight: "float vocab dim", targets: "i32 rows" },
   outputs: { losses: "rows", logsumexp: "rows" },
   attrs: { ignore: -100, smoothing: 0, precision: "f32" },
   dims: (_, { ignore, smoothing, precision }) => {
@@ -59,12 +59,12 @@ export const linearCrossEntropyGrad = op({
   name: "linearCrossEntropyGrad",
   inputs: {
     dlosses: "rows",
-    x: "rows dim",
+    x: "float rows dim",
     weight: "float vocab dim",
     targets: "i32 rows",
     logsumexp: "rows",
   },
-  outputs: { dx: "rows dim", dweight: "vocab dim" },
+  outputs: { dx: "float rows dim", dweight: "vocab dim" },
   attrs: { ignore: -100, smoothing: 0, precision: "f32" },
   grad: null,
 })

@@ -35,16 +35,16 @@ function checkActivation(where: string, activation: string): void {
  *
  * Each element is one f32 sum over `in` in rising order, the same bits for any number of rows. With precision bf16, x and
  * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. softplus(v)
- * is v above 20, as in torch. `pre` is there for the gradient.
+ * is v above 20, as in torch. `pre` is there for the gradient. y and pre are of `dtype`: f32, bf16, or that of x.
  *
  * @example
  * const { y } = linear({ x, weight, bias }, { activation: "softplus" })
  */
 export const linear = op({
   name: "linear",
-  inputs: { x: "rows in", weight: "float out in", "bias?": "out", "residual?": "rows out" },
-  outputs: { y: "rows out", pre: "rows out" },
-  attrs: { activation: "none", precision: "f32" },
+  inputs: { x: "float rows in", weight: "float out in", "bias?": "out", "residual?": "float rows out" },
+  outputs: { y: "float rows out", pre: "float rows out" },
+  attrs: { activation: "none", precision: "f32", dtype: "same" },
   dims: (_, { activation, precision }) => {
     checkActivation("linear", activation)
     checkPrecision("linear", precision)
@@ -55,7 +55,7 @@ export const linear = op({
       grads.y && (activation === "none" ? grads.y : activationGrad({ dy: grads.y, pre }, { activation }).dx)
     const dpre = through && grads.pre ? add({ a: through, b: grads.pre }).y : (through ?? grads.pre)!
     return {
-      x: linearInputGrad({ dy: dpre, weight }, { precision }).dx,
+      x: linearInputGrad({ dy: dpre, weight }, { precision, dtype: x.dtype }).dx,
       weight: linearWeightGrad({ dy: dpre, x }, { precision }).dweight,
       ...(bias && { bias: sumRows({ x: dpre }).y }),
       ...(residual && { residual: grads.y ?? null }),
@@ -68,13 +68,13 @@ export const linear = op({
  *
  *   dx = dy·W
  *
- * With precision bf16, dy and the weight are rounded to bf16.
+ * With precision bf16, dy and the weight are rounded to bf16. dx is of `dtype`: f32, bf16, or that of dy.
  */
 export const linearInputGrad = op({
   name: "linearInputGrad",
-  inputs: { dy: "rows out", weight: "float out in" },
-  outputs: { dx: "rows in" },
-  attrs: { precision: "f32" },
+  inputs: { dy: "float rows out", weight: "float out in" },
+  outputs: { dx: "float rows in" },
+  attrs: { precision: "f32", dtype: "same" },
   grad: null,
 })
 
@@ -87,7 +87,7 @@ export const linearInputGrad = op({
  */
 export const linearWeightGrad = op({
   name: "linearWeightGrad",
-  inputs: { dy: "rows out", x: "rows in" },
+  inputs: { dy: "float rows out", x: "float rows in" },
   outputs: { dweight: "out in" },
   attrs: { precision: "f32" },
   grad: null,
@@ -100,8 +100,8 @@ export const linearWeightGrad = op({
  */
 export const activationGrad = op({
   name: "activationGrad",
-  inputs: { dy: "...", pre: "..." },
-  outputs: { dx: "..." },
+  inputs: { dy: "float ...", pre: "float ..." },
+  outputs: { dx: "float ..." },
   attrs: { activation: "none" },
   grad: null,
 })

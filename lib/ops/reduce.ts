@@ -16,7 +16,7 @@ type Gradients = Record<string, Value | null>
  */
 export const sum = op({
   name: "sum",
-  inputs: { x: "..." },
+  inputs: { x: "float ..." },
   outputs: { y: "" },
   grad: ({ x }, _outputs, _attrs, { y: dy }): Gradients => {
     if (dy === undefined) return {}
@@ -32,7 +32,7 @@ export const sum = op({
  */
 export const sumSquares = op({
   name: "sumSquares",
-  inputs: { x: "..." },
+  inputs: { x: "float ..." },
   outputs: { y: "" },
   grad: ({ x }, _outputs, _attrs, { y: dy }): Gradients =>
     dy ? { x: scaleBy({ x: scale({ x }, { factor: 2 }).y, by: dy }).y } : {},
@@ -44,7 +44,7 @@ export const sumSquares = op({
  */
 export const sumRows = op({
   name: "sumRows",
-  inputs: { x: "rows dim" },
+  inputs: { x: "float rows dim" },
   outputs: { y: "dim" },
   grad: null,
 })
@@ -77,7 +77,7 @@ export const broadcast = op({
  */
 export const broadcastLike = op({
   name: "broadcastLike",
-  inputs: { x: "", like: "..." },
+  inputs: { x: "", like: "float ..." },
   outputs: { y: "..." },
   grad: (_inputs, _outputs, _attrs, { y: dy }): Gradients => (dy ? { x: sum({ x: dy }).y, like: null } : {}),
 })

@@ -5,16 +5,17 @@ import { op } from "../graph/op.ts"
  *
  *   sum = x + residual      rstd = 1/√(mean(sum²) + eps)      y = sum·rstd·weight + bias
  *
- * Statistics are f32. Use `sum` as the new residual stream where `residual` is given; without it, it is a copy of x.
+ * Statistics are f32, and so is `sum`: the new residual stream where `residual` is given, without it a copy of x. y is of
+ * `dtype`: f32, bf16, or that of x.
  * eps: 1e-5, as in the code of the Mamba paper.
  * @example const { y, sum } = rmsNorm({ x, weight, residual }, { eps: 1e-5 })
  * @see Zhang & Sennrich 2019, arXiv:1910.07467, Eq. 4
  */
 export const rmsNorm = op({
   name: "rmsNorm",
-  inputs: { x: "rows dim", weight: "dim", "bias?": "dim", "residual?": "rows dim" },
-  outputs: { y: "rows dim", sum: "rows dim", rstd: "rows" },
-  attrs: { eps: 1e-5 },
+  inputs: { x: "float rows dim", weight: "dim", "bias?": "dim", "residual?": "rows dim" },
+  outputs: { y: "float rows dim", sum: "rows dim", rstd: "rows" },
+  attrs: { eps: 1e-5, dtype: "same" },
   grad: ({ x, weight, bias, residual }, { sum, rstd }, _attrs, { y: dy, sum: dsum }) => {
     if (dy === undefined && dsum === undefined) return {}
     const { dx, dweight, dbias } = rmsNormGrad({ dy, dsum, x: residual ? sum : x, weight, rstd })
@@ -29,7 +30,7 @@ export const rmsNorm = op({
  */
 export const rmsNormGrad = op({
   name: "rmsNormGrad",
-  inputs: { "dy?": "rows dim", "dsum?": "rows dim", x: "rows dim", weight: "dim", rstd: "rows" },
+  inputs: { "dy?": "float rows dim", "dsum?": "rows dim", x: "float rows dim", weight: "dim", rstd: "rows" },
   outputs: { dx: "rows dim", dweight: "dim", dbias: "dim" },
   grad: null,
 })

@@ -1,7 +1,7 @@
 import { expect } from "../errors.ts"
 import { type Dims, op } from "../graph/op.ts"
 
-/** Rows between two saved states; native/cpu/selective_scan.h has the same number. */
+/** Rows between two saved states; native/ops/selective_scan.h has the same number. */
 const chunk = 64
 
 /** Bounds what the kernels index by: the states of a channel, and its group of B and C. */
@@ -37,19 +37,19 @@ function checkGroups({ inner, state, bands }: Dims): void {
 export const selectiveScan = op({
   name: "selectiveScan",
   inputs: {
-    x: "rows inner",
-    delta: "rows inner",
+    x: "float rows inner",
+    delta: "float rows inner",
     A: "inner state",
-    B: "rows bands",
-    C: "rows bands",
+    B: "float rows bands",
+    C: "float rows bands",
     "D?": "inner",
-    "z?": "rows inner",
+    "z?": "float rows inner",
     "bias?": "inner",
     segments: "i32 segments 5",
     "initial?": "segments inner state",
     "carried?": "slots inner state",
   },
-  outputs: { y: "rows inner", final: "segments inner state", saved: "chunks inner state" },
+  outputs: { y: "float rows inner", final: "segments inner state", saved: "chunks inner state" },
   attrs: { softplus: true },
   updates: ["carried"],
   dims: (dims) => {
@@ -83,32 +83,33 @@ export const selectiveScan = op({
  *   dA = Σ_t dh·Δ·exp(ΔA)·h[t−1]      dB = Σ_d dh·Δ·x      dC = Σ_d dp·h      dD = Σ_t dp·x      dz = dy·p·silu′(z)
  *
  * dB and dC sum over the channels of their group, dA, dD and dbias over all rows, in an order that shapes alone decide.
- * Workspace: up to 2 KB per row, and never anything of rows × inner × state.
+ * Workspace: on the cpu up to 2 KB per row; on cuda 8·state bytes per row and block of 8 to 48 channels, 4 bytes per element of x at
+ * state 16.
  */
 export const selectiveScanGrad = op({
   name: "selectiveScanGrad",
   inputs: {
-    "dy?": "rows inner",
+    "dy?": "float rows inner",
     "dfinal?": "segments inner state",
-    x: "rows inner",
-    delta: "rows inner",
+    x: "float rows inner",
+    delta: "float rows inner",
     A: "inner state",
-    B: "rows bands",
-    C: "rows bands",
+    B: "float rows bands",
+    C: "float rows bands",
     "D?": "inner",
-    "z?": "rows inner",
+    "z?": "float rows inner",
     "bias?": "inner",
     segments: "i32 segments 5",
     saved: "chunks inner state",
   },
   outputs: {
-    dx: "rows inner",
-    ddelta: "rows inner",
+    dx: "float rows inner",
+    ddelta: "float rows inner",
     dA: "inner state",
-    dB: "rows bands",
-    dC: "rows bands",
+    dB: "float rows bands",
+    dC: "float rows bands",
     dD: "inner",
-    dz: "rows inner",
+    dz: "float rows inner",
     dbias: "inner",
     dinitial: "segments inner state",
   },

@@ -5,12 +5,9 @@
 // pieces of channels, in row order, so that x streams. Bound by the SiLU, then by memory: 0.33 ns per channel·token for 512
 // rows × 1024 channels, width 4, on one core of an AMD EPYC (Zen 5), AVX-512, 2026-11-22.
 #include <algorithm>
-#include <string>
 
-#include "core/dims.h"
-#include "core/kernel.h"
-#include "core/segments.h"
 #include "cpu/threads.h"
+#include "ops/causal_conv.h"
 
 #define EACH_ISA "cpu/causal_conv.cpp"
 #include "cpu/each_isa.h"
@@ -117,30 +114,13 @@ void causalConv(const Call& call) {
 #else
 namespace selscan::cpu {
 
-static std::string limit(const Call& call) {
-  const std::string wrong = dimsMismatch(call,
-                                         {"rows inner", "inner 1 width", "? inner", "i32 segments 5", "? segments inner tail",
-                                          "? slots inner tail"},
-                                         {"rows inner", "segments inner tail", "segments inner tail"});
-  if (!wrong.empty()) return wrong;
-  const int64_t width = call.inputs[1][2];
-  if (width < 2 || width > 4) return "width is 2 to 4, got " + std::to_string(width);
-  for (const Tensor* tail : {&call.inputs[4], &call.inputs[5], &call.outputs[1], &call.outputs[2]})
-    if (tail->shape.rank > 0 && (*tail)[2] != width - 1)
-      return "a tail is width − 1 inputs long, got " + std::to_string((*tail)[2]) + " for width " + std::to_string(width);
-  return {};
-}
-
 KERNEL(causalConv, cpu, "x weight bias? segments initial? carried? -> y final start; silu", .run = DISPATCH(causalConv),
-       .limit = limit,
+       .limit = ops::convLimit,
        .workspaceBytes = [](const Call& call) {
          const int64_t rows = call.inputs[0][0], inner = call.inputs[0][1], width = call.inputs[1][2], segments = call.inputs[3][0];
          return sizeof(float) * static_cast<size_t>((width + segments * (width - 1)) * inner + rows);
        },
-       .checkInputs = [](const Call& call) {
-         const Tensor& carried = call.inputs[5];
-         checkSegments(call, call.inputs[3], call.inputs[0][0], carried.shape.rank > 0 ? carried[0] : 0);
-       })
+       .checkInputs = ops::checkConv)
 
 }  // namespace selscan::cpu
 #endif

@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/dims.h"
 #include "core/kernel.h"
-#include "core/segments.h"
 #include "cpu/threads.h"
+#include "ops/columns.h"
 
 namespace selscan::cpu {
 namespace {
@@ -86,37 +85,10 @@ void scatterRows(const Call& call) {
   });
 }
 
-void checkIndex(const Tensor& index, int64_t rows, const char* where) {
-  checkHostInput(index, where);
-  for (int64_t i = 0; i < index[0]; i++)
-    check(index.i32()[i] >= -1 && index.i32()[i] < rows, "BAD_INPUT", where, ": index is a row in [0, ", rows, ") or -1, got ",
-          index.i32()[i], " at ", i);
-}
-void checkGather(const Call& call) { checkIndex(call.inputs[1], call.inputs[0][0], "gatherRows"); }
-void checkScatter(const Call& call) { checkIndex(call.inputs[1], call.outputs[0][0], "scatterRows"); }
-
-// A program read from a file may claim anything: widths are held against the shapes before the first copy.
-std::string splitLimit(const Call& call) {
-  const auto [a, b] = call.out<2>();
-  const double width = static_cast<double>(call.inputs[0][1]), first = call.attributes.number("first");
-  const auto fits = [](const Tensor& side, double columns) {  // a side that nobody reads has no shape
-    return side.shape.rank == 0 || static_cast<double>(side[1]) == columns;
-  };
-  const bool all = first >= 0 && first <= width && fits(a, first) && fits(b, width - first);
-  return all ? "" : "first + second is the width of x, got " + text(a.shape) + " and " + text(b.shape);
-}
-std::string concatLimit(const Call& call) {
-  const double first = call.attributes.number("first"), second = call.attributes.number("second");
-  const bool fits = first >= 0 && second >= 0 && static_cast<double>(call.outputs[0][1]) == first + second;
-  return fits ? "" : "first + second is the width of y, got " + text(call.outputs[0].shape);
-}
-
-KERNEL(split, cpu, "x -> a b; first", .run = split, .limit = splitLimit)
-KERNEL(concat, cpu, "a? b? -> y; first second", .run = concat, .limit = concatLimit)
-KERNEL(gatherRows, cpu, "x index -> y", .run = gatherRows,
-       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "i32 picks"}, {"picks dim"}); }, .checkInputs = checkGather)
-KERNEL(scatterRows, cpu, "dy index -> dx; rows", .run = scatterRows,
-       .limit = [](const Call& call) { return dimsMismatch(call, {"picks dim", "i32 picks"}, {"rows dim"}, "rows"); }, .checkInputs = checkScatter)
+KERNEL(split, cpu, "x -> a b; first", .run = split, .limit = ops::splitLimit)
+KERNEL(concat, cpu, "a? b? -> y; first second", .run = concat, .limit = ops::concatLimit)
+KERNEL(gatherRows, cpu, "x index -> y", .run = gatherRows, .limit = ops::gatherLimit, .checkInputs = ops::checkGather)
+KERNEL(scatterRows, cpu, "dy index -> dx; rows", .run = scatterRows, .limit = ops::scatterLimit, .checkInputs = ops::checkScatter)
 
 }  // namespace
 }  // namespace selscan::cpu

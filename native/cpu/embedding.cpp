@@ -7,9 +7,8 @@
 // This serves small vocabularies too; a one-hot product would do vocab times the additions.
 #include <cstring>
 
-#include "core/dims.h"
-#include "core/kernel.h"
 #include "cpu/threads.h"
+#include "ops/embedding.h"
 
 #define EACH_ISA "cpu/embedding.cpp"
 #include "cpu/each_isa.h"
@@ -107,33 +106,14 @@ void embeddingGrad(const Call& call) {
 }  // namespace selscan::ISA
 #else
 namespace selscan::cpu {
-namespace {
 
-void checkIds(const Tensor& ids, int64_t vocab) {
-  if (ids.storage != Storage::input || !ids) return;
-  for (int64_t row = 0; row < ids[0]; row++) {
-    const int32_t id = ids.i32()[row];
-    check(id >= -1 && id < vocab, "BAD_INPUT", "embedding: ids are in [0, ", vocab, ") or -1 for a spare row, got ", id,
-          " in row ", row, "; was the text encoded with another tokenizer?");
-  }
+static size_t sortBytes(const Call& call) {
+  return sizeof(int64_t) * static_cast<size_t>(call.outputs[0][0] + 2 + call.inputs[1][0]);
 }
 
-size_t sortBytes(const Call& call) {
-  const auto [dweight] = call.out<1>();
-  return sizeof(int64_t) * static_cast<size_t>(dweight[0] + 2 + call.in<2>()[1][0]);
-}
-
-}  // namespace
-
-KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding),
-       .limit = [](const Call& call) { return dimsMismatch(call, {"i32 rows", "float vocab dim"}, {"rows dim"}); },
-       .checkInputs = [](const Call& call) {
-         const auto [ids, weight] = call.in<2>();
-         checkIds(ids, weight[0]);
-       })
-KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad),
-       .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "i32 rows"}, {"vocab dim"}, "vocab"); }, .workspaceBytes = sortBytes,
-       .checkInputs = [](const Call& call) { checkIds(call.in<2>()[1], call.out<1>()[0][0]); })
+KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding), .limit = ops::embeddingLimit, .checkInputs = ops::checkEmbedding)
+KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad), .limit = ops::embeddingGradLimit,
+       .workspaceBytes = sortBytes, .checkInputs = ops::checkEmbeddingGrad)
 
 }  // namespace selscan::cpu
 #endif

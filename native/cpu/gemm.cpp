@@ -98,16 +98,6 @@ uint32_t* packedRows() {
   return words;
 }
 
-Precision precisionOf(const Attributes& attributes) {
-  return attributes.word("precision") == "bf16" ? Precision::bf16 : Precision::f32;
-}
-
-std::string precisionLimit(const Call& call) {
-  const std::string& word = call.attributes.word("precision");
-  return word == "f32" || word == "bf16" ? "" : "precision is f32 or bf16, got " + word;
-}
-
-// Weights of shape (out, in).
 template <Precision P, bool Forward>
 static Panels shapeOf(const Tensor& weight) {
   return Forward ? Panels{P, weight[1], weight[0]} : Panels{P, weight[0], weight[1]};

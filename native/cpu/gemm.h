@@ -15,13 +15,11 @@
 #pragma once
 #include "core/kernel.h"
 #include "cpu/threads.h"
+#include "ops/linear.h"
 
 namespace selscan::cpu {
 
-enum class Precision : uint8_t { f32, bf16 };
-Precision precisionOf(const Attributes&);
-// For .limit of kernels with the attribute `precision`.
-std::string precisionLimit(const Call&);
+using ops::Precision, ops::precisionOf;
 
 constexpr int64_t PanelWidth = 16;
 constexpr int64_t RowBlock = 96;     // rows of C in one task: a multiple of the 6 rows of a register tile and of the 32 of AMX

@@ -11,6 +11,7 @@
 #include "core/kernel.h"
 #include "cpu/gemm.h"
 #include "cpu/threads.h"
+#include "ops/linear.h"
 
 #define EACH_ISA "cpu/linear.cpp"
 #include "cpu/each_isa.h"
@@ -19,11 +20,7 @@
 namespace selscan::ISA {
 namespace {
 
-enum class Activation { none, silu, softplus };
-Activation activationOf(const Call& call) {
-  const std::string& word = call.attributes.word("activation");
-  return word == "silu" ? Activation::silu : word == "softplus" ? Activation::softplus : Activation::none;
-}
+using ops::Activation;
 
 struct Epilogue {
   const float *sums, *bias, *residual;
@@ -86,7 +83,7 @@ void linear(const Call& call) {
   const auto* words = reinterpret_cast<const uint32_t*>(call.prepared[1]);
   const cpu::Product product{{x.f32(), in, 1}, {cpu::precisionOf(call.attributes), in, out, words}, sums, out};
   const Epilogue epilogue{sums, bias.f32(), residual.f32(), y.f32(), pre.f32(), out};
-  const Activation activation = activationOf(call);
+  const Activation activation = ops::activationOf(call.attributes);
   if (activation == Activation::none && !bias && !residual && !(y && pre)) return cpu::multiply(product, rows);
   const auto apply = activation == Activation::silu       ? finish<Activation::silu>
                      : activation == Activation::softplus ? finish<Activation::softplus>
@@ -98,7 +95,7 @@ void activationGrad(const Call& call) {
   const auto [dy, pre] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
-  const Activation activation = activationOf(call);
+  const Activation activation = ops::activationOf(call.attributes);
   const auto apply = activation == Activation::silu       ? scaleByDerivative<Activation::silu>
                      : activation == Activation::softplus ? scaleByDerivative<Activation::softplus>
                                                           : scaleByDerivative<Activation::none>;
@@ -128,15 +125,6 @@ void linearWeightGrad(const Call& call) {
   multiplySlabs(product, {x.data, Dtype::f32, in, 1}, out, call.workspace);
 }
 
-std::string activationLimit(const Call& call) {
-  const std::string& word = call.attributes.word("activation");
-  return word == "none" || word == "silu" || word == "softplus" ? "" : "activation is none, silu or softplus, got " + word;
-}
-std::string linearLimit(const Call& call) {
-  const std::string limit = precisionLimit(call);
-  return limit.empty() ? activationLimit(call) : limit;
-}
-
 const Preparation* prepareForward(const Call& call, int input) {
   return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr;
 }
@@ -146,16 +134,16 @@ const Preparation* prepareBackward(const Call& call, int input) {
 
 }  // namespace
 
-KERNEL(linear, cpu, "x weight bias? residual? -> y pre; activation precision", .run = DISPATCH(linear),
-       .limit = linearLimit, .prepare = prepareForward)
-KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision", .run = linearInputGrad,
-       .limit = precisionLimit, .prepare = prepareBackward)
-KERNEL(linearWeightGrad, cpu, "dy x -> dweight; precision", .run = linearWeightGrad, .limit = precisionLimit,
+KERNEL(linear, cpu, "x weight bias? residual? -> y pre; activation precision dtype", .run = DISPATCH(linear),
+       .limit = ops::linearLimit, .prepare = prepareForward)
+KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision dtype", .run = linearInputGrad,
+       .limit = ops::inputGradLimit, .prepare = prepareBackward)
+KERNEL(linearWeightGrad, cpu, "dy x -> dweight; precision", .run = linearWeightGrad, .limit = ops::weightGradLimit,
        .workspaceBytes = [](const Call& call) {
          const auto [dy, x] = call.in<2>();
          return slabBytes(precisionOf(call.attributes), dy[0], x[1]);
        })
-KERNEL(activationGrad, cpu, "dy pre -> dx; activation", .run = DISPATCH(activationGrad), .limit = activationLimit,
+KERNEL(activationGrad, cpu, "dy pre -> dx; activation", .run = DISPATCH(activationGrad), .limit = ops::activationGradLimit,
        .inPlace = {{0, 0}, {0, 1}})
 
 }  // namespace selscan::cpu

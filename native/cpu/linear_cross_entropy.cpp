@@ -13,6 +13,7 @@
 #include "core/kernel.h"
 #include "cpu/gemm.h"
 #include "cpu/threads.h"
+#include "ops/linear_cross_entropy.h"
 
 #ifndef ISA  // once, not for each instruction set
 namespace selscan::cpu {
@@ -37,11 +38,7 @@ struct Slot {
   RowState states[RowBlock];
 };
 
-struct Loss {
-  const int32_t* targets;
-  int32_t ignore;
-  int64_t vocab;
-  float smoothing;
+struct Loss : ops::TargetLoss {
   bool ignored(int64_t row) const { return targets[row] == ignore; }
   bool inside(int64_t row) const { return targets[row] >= 0 && targets[row] < vocab; }
 };
@@ -62,10 +59,7 @@ using cpu::Chunk, cpu::GradientRows, cpu::GradientWords, cpu::Loss, cpu::RowStat
 // e^x for x ≤ 0; 0 far below, NaN for NaN.
 inline F32 decay(F32 x) { return exp(max(set(-100.0f), x)); }
 
-Loss lossOf(const Call& call, const Tensor& targets, int64_t vocab) {
-  return {targets.i32(), static_cast<int32_t>(call.attributes.number("ignore")), vocab,
-          static_cast<float>(call.attributes.number("smoothing"))};
-}
+Loss lossOf(const Call& call, const Tensor& targets, int64_t vocab) { return {ops::targetLossOf(call, targets, vocab)}; }
 
 // Adds n logits, those of words first … first + n, to what the row has seen. There is room for a whole chunk at logits.
 void see(RowState& state, float* logits, int64_t n, int64_t targetAt) {
@@ -208,16 +202,6 @@ void linearCrossEntropyGrad(const Call& call) {
 namespace selscan::cpu {
 namespace {
 
-void checkTargets(const Call& call, const Tensor& targets, int64_t vocab) {
-  if (targets.storage != Storage::input || !targets) return;
-  const auto ignore = static_cast<int32_t>(call.attributes.number("ignore"));
-  for (int64_t row = 0; row < targets[0]; row++) {
-    const int32_t target = targets.i32()[row];
-    check((target >= 0 && target < vocab) || target == ignore, "BAD_INPUT", "linearCrossEntropy: targets are in [0, ", vocab,
-          ") or ", ignore, " to be ignored, got ", target, " in row ", row);
-  }
-}
-
 size_t forwardBytes(const Call& call) {
   const int64_t blocks = (call.in<3>()[0][0] + RowBlock - 1) / RowBlock;
   return sizeof(Slot) * static_cast<size_t>(blocks < ForwardSlots ? blocks : ForwardSlots);
@@ -236,13 +220,13 @@ const Preparation* panelsOf(const Call& call, bool weight) {
 }  // namespace
 
 KERNEL(linearCrossEntropy, cpu, "x weight targets -> losses logsumexp; ignore smoothing precision",
-       .run = DISPATCH(linearCrossEntropy), .limit = precisionLimit, .workspaceBytes = forwardBytes,
+       .run = DISPATCH(linearCrossEntropy), .limit = ops::crossEntropyLimit, .workspaceBytes = forwardBytes,
        .prepare = [](const Call& call, int input) { return panelsOf(call, input == 1); },
-       .checkInputs = [](const Call& call) { checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
 KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight targets logsumexp -> dx dweight; ignore smoothing precision",
-       .run = DISPATCH(linearCrossEntropyGrad), .limit = precisionLimit, .workspaceBytes = gradientBytes,
+       .run = DISPATCH(linearCrossEntropyGrad), .limit = ops::crossEntropyGradLimit, .workspaceBytes = gradientBytes,
        .prepare = [](const Call& call, int input) { return panelsOf(call, input == 2); },
-       .checkInputs = [](const Call& call) { checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
 
 }  // namespace selscan::cpu
 #endif

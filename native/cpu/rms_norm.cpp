@@ -123,7 +123,7 @@ static size_t partialBytes(const Call& call) {
   const Tensor& x = call.inputs[2];
   return static_cast<size_t>((x[0] + 31) / 32 * x[1]) * 2 * sizeof(float);
 }
-KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps", .run = DISPATCH(rmsNormForward),
+KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps dtype", .run = DISPATCH(rmsNormForward),
        .limit = [](const Call& call) { return dimsMismatch(call, {"rows dim", "dim", "? dim", "? rows dim"}, {"rows dim", "rows dim", "rows"}); })
 KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight rstd -> dx dweight dbias", .run = DISPATCH(rmsNormBackward),
        .limit = [](const Call& call) { return dimsMismatch(call, {"? rows dim", "? rows dim", "rows dim", "dim", "rows"}, {"rows dim", "dim", "dim"}); },

@@ -9,11 +9,10 @@
 #include <cstring>
 #include <limits>
 
-#include "core/dims.h"
 #include "core/kernel.h"
 #include "core/philox.h"
-#include "core/segments.h"
 #include "cpu/threads.h"
+#include "ops/sample.h"
 
 #define EACH_ISA "cpu/sample.cpp"
 #include "cpu/each_isa.h"
@@ -63,8 +62,10 @@ double sumOf(const float* values, int64_t count) {
 namespace selscan::cpu {
 namespace {
 
+using ops::CountMask;
+using ops::InPrompt;
+
 constexpr int64_t Tasks = 16;
-constexpr int32_t InPrompt = 1 << 24, CountMask = InPrompt - 1;
 constexpr float Infinity = std::numeric_limits<float>::infinity(), Largest = std::numeric_limits<float>::max();
 
 struct Settings {
@@ -236,20 +237,6 @@ size_t sampleBytes(const Call& call) {
   return static_cast<size_t>(std::min(Tasks, call.inputs[0][0]) * call.inputs[0][1]) * 12;
 }
 
-void checkSample(const Call& call) {
-  const auto [logits, settings, limits, position, history] = call.in<5>();
-  checkHostInput(settings, "sample: settings");
-  checkHostInput(limits, "sample: limits");
-  checkHostInput(position, "sample: position");
-  SlotUse use("sample", "sample");
-  for (int64_t s = 0; s < logits[0]; s++) {
-    const int32_t* line = limits.i32() + 5 * s;
-    check(position.i32()[s] >= 0, "BAD_INPUT", "sample: position is at least 0, got ", position.i32()[s], " in sample ", s);
-    if (history.shape.rank == 2) use.add(s, line[3], line[4], history[0]);
-  }
-  use.check();
-}
-
 void recordTokens(const Call& call) {
   const auto [ids, segments, history] = call.in<3>();
   const int64_t vocab = history[1];
@@ -265,23 +252,9 @@ void recordTokens(const Call& call) {
   });
 }
 
-void checkRecord(const Call& call) {
-  const auto [ids, segments, history] = call.in<3>();
-  checkHostInput(ids, "recordTokens: ids");
-  checkSegments(call, segments, ids[0], history[0]);
-  for (int64_t s = 0; s < segments[0]; s++) {
-    const auto [begin, end, position, from, to] = segmentAt(segments.i32(), s);
-    for (int64_t row = begin; row < end; row++)
-      check(ids.i32()[row] >= 0 && ids.i32()[row] < history[1], "BAD_INPUT", "recordTokens: ids are in [0, ", history[1], "), got ",
-            ids.i32()[row], " in row ", row);
-  }
-}
-
-KERNEL(sample, cpu, "logits settings limits position history? -> ids logprobs", .run = sample,
-       .limit = [](const Call& call) { return dimsMismatch(call, {"samples vocab", "samples 6", "i32 samples 5", "i32 samples", "? i32 slots vocab"}, {"i32 samples", "samples"}); }, .workspaceBytes = sampleBytes,
-       .checkInputs = checkSample)
-KERNEL(recordTokens, cpu, "ids segments history ->", .run = recordTokens,
-       .limit = [](const Call& call) { return dimsMismatch(call, {"i32 rows", "i32 segments 5", "i32 slots vocab"}, {}); }, .checkInputs = checkRecord)
+KERNEL(sample, cpu, "logits settings limits position history? -> ids logprobs", .run = sample, .limit = ops::sampleLimit,
+       .workspaceBytes = sampleBytes, .checkInputs = ops::checkSample)
+KERNEL(recordTokens, cpu, "ids segments history ->", .run = recordTokens, .limit = ops::recordLimit, .checkInputs = ops::checkRecord)
 
 }  // namespace
 }  // namespace selscan::cpu

@@ -9,7 +9,6 @@
 // an AMD EPYC (Zen 5), AVX-512, 2026-11-22, beside other work: 2.4–2.6 ns per channel·token on one core, 1.6–1.8 times that
 // speed on two; 27–40 times a plain scalar loop with expf. State 64: 7 ns. AVX2: 6.9 ns. A single row pays for its transposes:
 // 20 ns per channel.
-#include "core/dims.h"
 #include "cpu/selective_scan.h"
 #include "cpu/threads.h"
 
@@ -83,7 +82,7 @@ void scanSegment(const Scan& scan, const cpu::ChannelBlock& block, const Segment
                                                           : nullptr;
   if (start) gatherLanes(start + offset, scan.state, block.lanes, 1.0f, tile.h);
   else std::memset(tile.h, 0, sizeof tile.h);
-  int64_t chunk = cpu::savedChunk(segment, s);
+  int64_t chunk = ops::savedChunk(segment.begin, s);
   for (int64_t begin = segment.begin; begin < segment.end; begin += cpu::ScanChunk, chunk++) {
     if (scan.saved) keep(scan.saved, chunk);
     scanChunk(scan, block, begin, static_cast<int>(std::min<int64_t>(cpu::ScanChunk, segment.end - begin)), tile);
@@ -118,20 +117,8 @@ void selectiveScan(const Call& call) {
 #else
 namespace selscan::cpu {
 
-static std::string limit(const Call& call) {
-  std::string wrong = dimsMismatch(call,
-                                   {"rows inner", "rows inner", "inner state", "rows bands", "rows bands", "? inner", "? rows inner",
-                                    "? inner", "i32 segments 5", "? segments inner state", "? slots inner state"},
-                                   {"rows inner", "segments inner state", "chunks inner state"});
-  if (wrong.empty()) wrong = groupsLimit(call.inputs[2], call.inputs[3]);
-  return wrong.empty() ? chunksLimit(call.outputs[2], call.inputs[8], call.inputs[0][0]) : wrong;
-}
-
 KERNEL(selectiveScan, cpu, "x delta A B C D? z? bias? segments initial? carried? -> y final saved; softplus",
-       .run = DISPATCH(selectiveScan), .limit = limit, .checkInputs = [](const Call& call) {
-         const Tensor &segments = call.inputs[8], &carried = call.inputs[10];
-         checkSegments(call, segments, call.inputs[0][0], carried.shape.rank > 0 ? carried[0] : 0);
-       })
+       .run = DISPATCH(selectiveScan), .limit = ops::scanLimit, .checkInputs = ops::checkScan)
 
 }  // namespace selscan::cpu
 #endif

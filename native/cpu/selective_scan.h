@@ -1,17 +1,13 @@
-// What the forward and the backward selective scan share: how channels, rows and segments are cut into work.
+// What the forward and the backward selective scan share on the cpu: how channels, rows and segments are cut into work.
 #pragma once
 #include <algorithm>
-#include <string>
 
-#include "core/kernel.h"
-#include "core/segments.h"
 #include "cpu/spare_rows.h"
+#include "ops/selective_scan.h"
 
 namespace selscan::cpu {
 
-// Rows between two saved states. lib/ops/selective-scan.ts computes the number of chunks from the same value.
-constexpr int ScanChunk = 64;
-constexpr int ScanStateMax = 64;
+using ops::ScanChunk, ops::ScanStateMax;
 
 // `lanes` neighbouring channels of one group: what one vector holds.
 struct ChannelBlock {
@@ -32,23 +28,6 @@ struct ChannelBlocks {
     return {group * perGroup + first, group, static_cast<int>(std::min<int64_t>(width, perGroup - first))};
   }
 };
-
-// Where the state at the start of the first chunk of segment s is kept; its other chunks follow.
-inline int64_t savedChunk(const Segment& segment, int64_t s) { return segment.begin / ScanChunk + s; }
-
-// What is wrong with the sizes that the kernels index by, in words; empty when nothing is.
-inline std::string groupsLimit(const Tensor& A, const Tensor& B) {
-  const int64_t inner = A[0], state = A[1], bands = B[1];
-  if (state > ScanStateMax) return "state is 1 to 64, got " + std::to_string(state);
-  if (bands % state != 0 || inner % (bands / state) != 0)
-    return "bands are groups·state with groups a divisor of inner, got " + std::to_string(bands) + " bands for state " +
-           std::to_string(state) + " and inner " + std::to_string(inner);
-  return {};
-}
-inline std::string chunksLimit(const Tensor& saved, const Tensor& segments, int64_t rows) {
-  const int64_t chunks = (rows + ScanChunk - 1) / ScanChunk + segments[0];
-  return saved.shape.rank == 0 || saved[0] == chunks ? "" : "saved has " + std::to_string(chunks) + " chunks, got " + std::to_string(saved[0]);
-}
 
 // How the backward scan is cut, from shapes alone, and where things lie in its workspace (in floats).
 //

@@ -10,7 +10,6 @@
 // 512 rows × 1024 channels, state 16, AMD EPYC (Zen 5), AVX-512, one core, 2026-11-22: 11 ns per channel·token, 14 with the
 // forward pass. Of these, 2.5 are the decays computed again in the backward sweep (keeping them would double what goes through
 // L2), 1.5 the traffic of the kept states (measured with a window that fits L1).
-#include "core/dims.h"
 #include "cpu/selective_scan.h"
 #include "cpu/threads.h"
 
@@ -220,7 +219,7 @@ void gradSegment(const ScanGrad& scan, const Task& task, const Segment& segment,
   for (int64_t k = (segment.end - segment.begin - 1) / Chunk; k >= 0; k--) {
     const int64_t begin = segment.begin + k * Chunk;
     const int rows = static_cast<int>(std::min<int64_t>(Chunk, segment.end - begin));
-    const float* start = scan.saved + (cpu::savedChunk(segment, s) + k) * slotSize;
+    const float* start = scan.saved + (ops::savedChunk(segment.begin, s) + k) * slotSize;
     std::memset(tile.dB, 0, sizeof(float) * static_cast<size_t>(rows * state));
     std::memset(tile.dC, 0, sizeof(float) * static_cast<size_t>(rows * state));
     for (int64_t b = task.first; b < task.last; b++) gradChunk(scan, task.blocks.at(b), begin, rows, start, tile, task.sums(b));
@@ -325,21 +324,11 @@ void selectiveScanGrad(const Call& call) {
 #else
 namespace selscan::cpu {
 
-static std::string limit(const Call& call) {
-  std::string wrong = dimsMismatch(call,
-                                   {"? rows inner", "? segments inner state", "rows inner", "rows inner", "inner state", "rows bands",
-                                    "rows bands", "? inner", "? rows inner", "? inner", "i32 segments 5", "chunks inner state"},
-                                   {"rows inner", "rows inner", "inner state", "rows bands", "rows bands", "inner", "rows inner", "inner",
-                                    "segments inner state"});
-  if (wrong.empty()) wrong = groupsLimit(call.inputs[4], call.inputs[5]);
-  return wrong.empty() ? chunksLimit(call.inputs[11], call.inputs[10], call.inputs[2][0]) : wrong;
-}
-
 KERNEL(selectiveScanGrad, cpu,
        "dy? dfinal? x delta A B C D? z? bias? segments saved -> dx ddelta dA dB dC dD dz dbias dinitial; softplus",
-       .run = DISPATCH(selectiveScanGrad), .limit = limit,
+       .run = DISPATCH(selectiveScanGrad), .limit = ops::scanGradLimit,
        .workspaceBytes = [](const Call& call) { return ScanGradPlan(call.inputs[4], call.inputs[5], call.inputs[10]).sizeBytes(); },
-       .checkInputs = [](const Call& call) { checkSegments(call, call.inputs[10], call.inputs[2][0], 0); },
+       .checkInputs = ops::checkScanGrad,
        // dx, ddelta and dz may take the places of x, delta and z: an element is read for the last time before its gradient is written.
        .inPlace = {{0, 2}, {1, 3}, {6, 8}})
 

@@ -87,6 +87,7 @@ export const specs: OpSpec[] = [
     reference,
     differentiable: ["x", "weight", "bias", "initial"],
     cotangents: ["y", "final"],
+    work: ({ x, weight }) => x.data.length * weight.shape[2],
     cases,
   },
 ]

@@ -3,6 +3,7 @@ import { trace } from "../../lib/graph/program.ts"
 import { Store } from "../../lib/native.ts"
 import { concat, gatherRows, scatterRows, split } from "../../lib/ops/columns.ts"
 import { broadcast } from "../../lib/ops/reduce.ts"
+import { device } from "../device.ts"
 
 test("widths that do not fit are refused when tracing", (t) => {
   trace("widths", (tr) => {
@@ -26,7 +27,7 @@ test("widths that do not fit are refused when tracing", (t) => {
 })
 
 test("rows that do not exist are refused", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const gather = await store.compile(
     trace("gather", (tr) => gatherRows({ x: tr.input("x", "f32", [3, 2]), index: tr.input("index", "i32", [2]) })),
   )

@@ -1,5 +1,5 @@
 import { embedding, embeddingGrad } from "../../lib/ops/embedding.ts"
-import { bf16, ints, normal, type OpSpec, type Tensor64, values } from "./spec.ts"
+import { bf16, ints, normal, type OpCase, type OpSpec, type Tensor64, values } from "./spec.ts"
 
 /** Ids with a spare row among them. */
 function withSpare(rows: number, vocab: number): Tensor64 {
@@ -14,7 +14,7 @@ const sized = (rows: number, vocab: number, dim: number) => ({
   ids: withSpare(rows, vocab),
   weight: normal([vocab, dim], 2),
 })
-const cases = [
+const cases: (OpCase & { inputs: { ids: Tensor64; weight: Tensor64 } })[] = [
   { title: "one row", inputs: sized(1, 3, 1) },
   { title: "2 rows of width 7", inputs: sized(2, 5, 7) },
   { title: "63 rows, bytes", inputs: sized(63, 256, 17) },
@@ -23,6 +23,13 @@ const cases = [
   {
     title: "one id in 331 rows, wider than a task",
     inputs: { ids: values("i32", [331], new Array(331).fill(1)), weight: normal([2, 300], 1) },
+  },
+  { title: "700 rows, ids beyond 16 bits", inputs: sized(700, 70_000, 2) },
+  { title: "9000 bytes of width 1", inputs: sized(9000, 256, 1), replay: true },
+  {
+    title: "three ids in 700 rows",
+    inputs: { ids: ints([700], 5, 0, 3), weight: normal([3, 5], 1) },
+    replay: true,
   },
   { title: "spare rows alone", inputs: { ids: values("i32", [3], [-1, -1, -1]), weight: normal([4, 6], 1) } },
 ]
@@ -56,8 +63,8 @@ export const specs: OpSpec[] = [
       return { dweight }
     },
     differentiable: [],
-    cases: cases.map(({ title, inputs: { ids, weight } }) => ({
-      title,
+    cases: cases.map(({ inputs: { ids, weight }, ...one }) => ({
+      ...one,
       inputs: { ids, dy: normal([ids.shape[0]!, weight.shape[1]!], 6) },
       attrs: { vocab: weight.shape[0]! },
     })),

@@ -6,6 +6,7 @@ interface LossInputs {
   weight: Tensor64
   targets: Tensor64
   dlosses?: Tensor64
+  logsumexp?: Tensor64
 }
 interface LossAttrs {
   ignore: number
@@ -46,15 +47,15 @@ function reference(inputs: LossInputs, attrs: LossAttrs) {
   return { losses: Float64Array.from(losses), logsumexp: Float64Array.from(rows.map((row) => row.logsumexp)) }
 }
 
-/** The gradient's equation, with dl rounded for its products as the kernel does. */
+/** The gradient's equation for the logsumexp that is given, with dl rounded for its products as the kernel does. */
 function gradientReference(inputs: LossInputs, attrs: LossAttrs) {
   const { x, weight, targets, dlosses } = inputs
   const [dim, vocab] = [x.shape[1]!, weight.shape[0]!]
   const dx = new Float64Array(x.data.length)
   const dweight = new Float64Array(weight.data.length)
   const [left, right] = [rounded(x, attrs.precision), rounded(weight, attrs.precision)]
-  logitsOf(inputs, attrs).forEach(({ logits, logsumexp }, row) => {
-    const target = targets.data[row]!
+  logitsOf(inputs, attrs).forEach(({ logits }, row) => {
+    const [target, logsumexp] = [targets.data[row]!, inputs.logsumexp!.data[row]!]
     if (target === attrs.ignore) return
     const dlogits = logits.map(
       (logit, v) =>
@@ -85,10 +86,14 @@ function sized(rows: number, dim: number, vocab: number, scale = 1) {
   }
 }
 
-// Around a row block (96), a chunk of the forward pass (256 words) and a piece of the gradient (1024 words, 2048 rows).
+/** Whole numbers: their logits are exact in f32, and with one word the gradient is exactly 0. */
+const whole = (shape: readonly number[], seed: number): Tensor64 => ({ ...ints(shape, seed, -3, 4), dtype: "f32" })
+
+// Around a row block (96 on the cpu), a chunk of the forward pass (256 words there, 4096 on CUDA) and a piece of the gradient
+// (1024 words and 2048 rows; 4096 words and 8192 rows).
 const cases = [
   { title: "one row, two words", inputs: sized(1, 3, 2) },
-  { title: "one word", inputs: sized(3, 5, 1) },
+  { title: "one word", inputs: { ...sized(3, 5, 1), x: whole([3, 5], 1), weight: whole([1, 5], 2) } },
   { title: "7 rows, 17 words", inputs: sized(7, 33, 17) },
   { title: "95 rows, bytes", inputs: sized(95, 20, 256) },
   { title: "97 rows, 257 words", inputs: sized(97, 16, 257) },
@@ -102,12 +107,17 @@ const cases = [
   },
   { title: "logits in the hundreds", inputs: sized(10, 24, 300, 100) },
   { title: "2051 rows", inputs: sized(2051, 4, 6) },
+  { title: "4099 words", inputs: sized(3, 5, 4099), attrs: { smoothing: 0.2 } },
 ]
+
+// The gradient makes the logits again, and two products more.
+const work = ({ x, weight }: LossInputs) => x.data.length * weight.shape[0]!
 
 export const specs: OpSpec[] = [
   {
     op: linearCrossEntropy,
     reference,
+    work,
     differentiable: ["x", "weight"],
     cases: [
       ...cases.map((one) => (one.title.startsWith("logits") ? { ...one, rtol: 2e-5 } : one)), // losses of 300 from sums of ±1000
@@ -118,6 +128,7 @@ export const specs: OpSpec[] = [
   {
     op: linearCrossEntropy,
     reference,
+    work,
     differentiable: [],
     cases: cases.map((one) => ({ ...one, title: `bf16: ${one.title}`, attrs: { ...one.attrs, precision: "bf16" } })),
   },
@@ -125,8 +136,9 @@ export const specs: OpSpec[] = [
     (precision): OpSpec => ({
       op: linearCrossEntropyGrad,
       reference: gradientReference,
+      work: (inputs) => 3 * work(inputs),
       differentiable: [],
-      cases: cases.map((one) => {
+      cases: [...cases, { title: "8195 rows", inputs: sized(8195, 3, 3), attrs: {} }].map((one) => {
         const attrs = { ignore: -100, smoothing: 0, ...one.attrs, precision }
         return {
           title: `${precision}: ${one.title}`,

@@ -12,6 +12,7 @@ import { type HostArray, Store, setThreads } from "../../lib/native.ts"
 import { embedding, embeddingGrad } from "../../lib/ops/embedding.ts"
 import { linear, linearInputGrad, linearWeightGrad } from "../../lib/ops/linear.ts"
 import { linearCrossEntropy, linearCrossEntropyGrad } from "../../lib/ops/linear-cross-entropy.ts"
+import { device } from "../device.ts"
 import { ints, normal, type Tensor64 } from "./spec.ts"
 
 type Tensors = Readonly<Record<string, Tensor64>>
@@ -22,7 +23,7 @@ async function run(inputs: Tensors, body: (values: Record<string, Value>) => Rec
       Object.fromEntries(Object.entries(inputs).map(([key, { dtype, shape }]) => [key, tr.input(key, dtype, shape)])),
     ),
   )
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const executable = await store.compile(program)
   return executable.run(
     Object.fromEntries(

@@ -81,10 +81,16 @@ const activated = ["silu", "softplus"].flatMap((activation) => [
   { title: `${activation}, bias and residual`, inputs: sized(34, 19, 21, ["bias", "residual"]), attrs: { activation } },
 ])
 
+const forwardWork = ({ x, weight }: Record<string, Tensor64>) => x!.data.length * weight!.shape[0]!
+// As in a model: inside layers all is bf16; a linear that ends a branch adds to the f32 stream, and its gradient begins there.
+const forwardMixtures = [{ inputs: ["x", "residual"] }, { inputs: ["x"], dtype: "f32" }] as const
+
 export const specs: OpSpec[] = [
   {
     op: linear,
     reference,
+    work: forwardWork,
+    bf16: forwardMixtures,
     differentiable: ["x", "weight", "bias", "residual"],
     cases: [
       ...shapes,
@@ -96,6 +102,8 @@ export const specs: OpSpec[] = [
   {
     op: linear,
     reference,
+    work: forwardWork,
+    bf16: forwardMixtures,
     differentiable: ["x", "weight", "bias"],
     cotangents: ["y", "pre"],
     cases: [
@@ -105,6 +113,8 @@ export const specs: OpSpec[] = [
   {
     op: linear,
     reference,
+    work: forwardWork,
+    bf16: forwardMixtures,
     differentiable: [], // rounding has no derivative; the gradients' own products follow
     cases: [...shapes.map((one) => ({ ...one, attrs: {} })), ...activated].map(({ title, inputs, attrs }) => ({
       title: `bf16: ${title}`,
@@ -115,6 +125,8 @@ export const specs: OpSpec[] = [
   ...["f32", "bf16"].flatMap((precision): OpSpec[] => [
     {
       op: linearInputGrad,
+      work: ({ dy, weight }) => dy.data.length * weight.shape[1],
+      bf16: [{ inputs: ["dy"] }, { inputs: [], dtype: "bf16" }],
       reference: ({ dy, weight }: Record<string, Tensor64>) => {
         const [rows, out, inner] = [dy!.shape[0]!, dy!.shape[1]!, weight!.shape[1]!]
         const [left, right] = [rounded(dy!, precision), rounded(weight!, precision)]
@@ -135,6 +147,8 @@ export const specs: OpSpec[] = [
     },
     {
       op: linearWeightGrad,
+      work: ({ dy, x }) => dy.data.length * x.shape[1],
+      bf16: [{ inputs: ["dy", "x"] }, { inputs: ["x"] }],
       reference: ({ dy, x }: Record<string, Tensor64>) => {
         const [rows, out, inner] = [dy!.shape[0]!, dy!.shape[1]!, x!.shape[1]!]
         const [left, right] = [rounded(dy!, precision), rounded(x!, precision)]

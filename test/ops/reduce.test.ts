@@ -4,10 +4,11 @@ import { Store, setThreads } from "../../lib/native.ts"
 import { adamW } from "../../lib/ops/adam-w.ts"
 import { sum, sumRows, sumSquares } from "../../lib/ops/reduce.ts"
 import { rmsNorm, rmsNormGrad } from "../../lib/ops/rms-norm.ts"
+import { device } from "../device.ts"
 import { normal } from "./spec.ts"
 
 test.serial("sums, norms and steps have the same bits for any number of threads", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const [rows, dim] = [301, 77]
   const executable = await store.compile(
     trace("threads", (tr) => {

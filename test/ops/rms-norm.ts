@@ -45,16 +45,38 @@ const wide: OpCase = {
   slow: true,
   bench: true,
 }
+// Wider than a GPU block keeps in registers, backward and forward.
+const broad = [4097, 8200].map(
+  (dim, i): OpCase => ({
+    title: `3 rows of ${dim}`,
+    inputs: {
+      x: normal([3, dim], 70 + i),
+      weight: normal([dim], 72 + i),
+      bias: normal([dim], 74 + i),
+      residual: normal([3, dim], 76 + i),
+    },
+  }),
+)
 const zero: OpCase = { title: "a row of zeros", inputs: { x: uniform([2, 9], 1, 0, 0), weight: normal([9], 2) } }
 const differentiable = ["x", "weight", "bias", "residual"]
+// In a model x is the f32 stream, and y what the linears of a layer read.
+const mixtures = [{ inputs: ["x"] }, { inputs: [], dtype: "bf16" }] as const
 
 export const specs: OpSpec[] = [
-  { op: rmsNorm, reference, differentiable, cotangents: ["y", "sum"], cases: [...cases, zero] },
+  {
+    op: rmsNorm,
+    reference,
+    differentiable,
+    bf16: mixtures,
+    cotangents: ["y", "sum"],
+    cases: [...cases, ...broad, zero],
+  },
   ...["y", "sum"].map(
     (key): OpSpec => ({
       op: rmsNorm,
       reference,
       differentiable,
+      bf16: mixtures,
       cotangents: [key],
       cases: cases.slice(-4).map((one) => ({ ...one, title: `${one.title}, gradient of ${key} alone` })),
     }),

@@ -3,6 +3,7 @@ import fc from "fast-check"
 import { trace } from "../../lib/graph/program.ts"
 import { type HostArray, Store, setThreads } from "../../lib/native.ts"
 import { recordTokens, sample } from "../../lib/ops/sample.ts"
+import { device } from "../device.ts"
 import { random } from "./spec.ts"
 
 const slots = 4
@@ -24,7 +25,7 @@ const repeat = <T>(times: number, line: (i: number) => readonly T[]): T[] =>
   Array.from({ length: times }, (_, i) => line(i)).flat()
 
 test("drawn tokens follow the softmax of the logits", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const weights = [1, 2, 3, 4, 0, 10, 0.5, 6]
   const logits = weights.map((weight) => Math.log(weight))
   const [samples, runs] = [500, 40]
@@ -49,7 +50,7 @@ test("drawn tokens follow the softmax of the logits", async (t) => {
 })
 
 test.serial("a sample depends on its own line alone, for any number of threads", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const [samples, vocab] = [33, 301]
   const next = random(3)
   const logits = Float32Array.from({ length: samples * vocab }, () => 6 * next() - 3)
@@ -84,7 +85,7 @@ test.serial("a sample depends on its own line alone, for any number of threads",
 })
 
 test("slots and positions that cannot be are refused", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const executable = await store.compile(program(2, 3))
   const run = (slotPairs: readonly number[], position: readonly number[] = [0, 0]) => {
     const [fromA = 0, toA = 0, fromB = 0, toB = 0] = slotPairs
@@ -109,7 +110,7 @@ test("slots and positions that cannot be are refused", async (t) => {
 })
 
 test("prompt ids outside the vocabulary are refused", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const executable = await store.compile(
     trace("record", (tr) => {
       const ids = tr.input("ids", "i32", [3])
@@ -134,7 +135,7 @@ test("prompt ids outside the vocabulary are refused", async (t) => {
 })
 
 test("whatever the numbers, the answer is a token or −1", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const [samples, vocab] = [3, 70]
   const executable = await store.compile(program(samples, vocab))
   const floats = (length: number) => fc.float32Array({ minLength: length, maxLength: length })

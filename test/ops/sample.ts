@@ -168,6 +168,8 @@ const cases: OpCase[] = [
   drawn("all at once", [0.9, 0.8, 0.05, 1, 0, 0], 12),
   drawn("one token in the vocabulary", neutral, 0, 1, 2),
   drawn("more samples than tasks", neutral, 0, 7, 50),
+  { ...drawn("5003 tokens, top-k and top-p", [0.9, 0.9, 0, 1, 0, 0], 400, 5003, 2), replay: true },
+  drawn("20000 tokens, top-p", [1.1, 0.8, 0, 1, 0, 0], 0, 20_000, 2),
   remembered("a history without penalties counts", neutral, 0),
   remembered("repetition penalty", [1, 1, 0, 1.7, 0, 0], 0),
   remembered("frequency and presence penalties", [1, 1, 0, 1, 0.6, 0.9], 0),
@@ -205,6 +207,11 @@ export const specs: OpSpec[] = [
           segments: segmentsOf([0, 4, 0, 0, 1], [5, 6, 9, 2, 3], [6, 12, 1, 4, 4], [13, 17, 0, 2, 0], [0, 0, 0, 0, 5]),
           history: histories(6, 61),
         },
+      },
+      {
+        title: "a segment of 200 rows that repeat",
+        inputs: { ids: ints([200], 4, 0, 7), segments: segmentsOf([0, 200, 0, 0, 1]), history: histories(2, 7) },
+        replay: true,
       },
       {
         title: "ids of spare rows are not looked at",

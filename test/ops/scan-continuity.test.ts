@@ -8,9 +8,10 @@ import { gradients } from "../../lib/graph/gradient.ts"
 import { trace } from "../../lib/graph/program.ts"
 import type { Trace } from "../../lib/graph/trace.ts"
 import { type Executable, type HostArray, Store, setThreads } from "../../lib/native.ts"
+import { arithmetic } from "../../lib/ops/cast.ts"
 import { causalConv } from "../../lib/ops/causal-conv.ts"
-import { add } from "../../lib/ops/elementwise.ts"
 import { selectiveScan } from "../../lib/ops/selective-scan.ts"
+import { device } from "../device.ts"
 import { normal, segmentsOf, uniform } from "./spec.ts"
 
 const length = 150
@@ -56,7 +57,7 @@ function block(tr: Trace, rows: number, segments: number, carry: boolean) {
 
 /** Runs rows of the sequence with its states in slot 1 of one store; programs are kept by their number of rows. */
 class Stepper {
-  readonly #store = new Store("cpu")
+  readonly #store = new Store(device)
   readonly #programs = new Map<number, Executable>()
 
   async rows(begin: number, end: number): Promise<Float32Array> {
@@ -100,7 +101,7 @@ test("a sequence has the same bits in one call, row by row, and cut anywhere", a
 
 test("neighbours, spare rows and the place in a call leave a sequence's bits as they are", async (t) => {
   const run = async (rows: number, begin: number, lines: ReturnType<typeof segmentsOf>) => {
-    await using store = new Store("cpu")
+    await using store = new Store(device)
     const program = await store.compile(trace("block", (tr) => ({ y: block(tr, rows, lines.shape[0]!, false).y })))
     const inputs = Object.entries(rowInputs).map(([key, columns], i) => {
       const all = floats(normal([rows, columns], 50 + i))
@@ -116,7 +117,7 @@ test("neighbours, spare rows and the place in a call leave a sequence's bits as 
 })
 
 test.serial("outputs and gradients have the same bits on one, two and three threads", async (t) => {
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const program = await store.compile(
     trace("gradients", (tr) => {
       const { y, final, wrt } = block(tr, length, 3, false)
@@ -124,7 +125,7 @@ test.serial("outputs and gradients have the same bits on one, two and three thre
         [y, tr.input("dy", "f32", y.shape)],
         [final, tr.input("dfinal", "f32", final.shape)],
       ] as const
-      const grads = gradients(pairs, Object.values(wrt), (a, b) => add({ a, b }).y)
+      const grads = gradients(pairs, Object.values(wrt), arithmetic)
       return { y, ...Object.fromEntries(Object.keys(wrt).map((key, i) => [`d${key}`, grads[i]!])) }
     }),
   )

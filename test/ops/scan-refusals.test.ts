@@ -6,6 +6,7 @@ import type { Trace } from "../../lib/graph/trace.ts"
 import { Store } from "../../lib/native.ts"
 import { causalConv, causalConvGrad } from "../../lib/ops/causal-conv.ts"
 import { selectiveScan, selectiveScanGrad } from "../../lib/ops/selective-scan.ts"
+import { device } from "../device.ts"
 
 const rows = 6
 const inner = 4
@@ -88,7 +89,7 @@ const wrongSegments = {
 
 for (const [title, lines] of Object.entries(wrongSegments)) {
   test(`segments with ${title}: refused before the run, states untouched`, async (t) => {
-    await using store = new Store("cpu")
+    await using store = new Store(device)
     const program = await store.compile(trace("scan", (tr) => ({ y: selectiveScan(scanInputs(tr, { slots: 3 })).y })))
     const floats = (n: number) => new Float32Array(n).fill(1)
     const before = Float32Array.from({ length: 3 * inner * 2 }, (_, i) => i)

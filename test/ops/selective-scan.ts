@@ -71,10 +71,11 @@ const without = (inputs: Inputs, ...keys: readonly string[]) =>
   Object.fromEntries(Object.entries(inputs).filter(([key]) => !keys.includes(key)))
 
 const spread = segmentsOf([2, 67], [67, 67], [67, 80], [83, 212])
+const long = segmentsOf([3, 40, 0, 0, 1], [41, 1090, 7, 2, 2], [1090, 1090])
 const carrying = segmentsOf([0, 30, 7, 1, 2], [30, 31, 0, 0, 3], [33, 99, 100, 4, 4], [100, 105, 0, 0, 0])
 
 const cases: OpCase[] = [
-  ...[1, 2, 63, 64, 65, 131].map((rows) => ({
+  ...[1, 2, 31, 32, 33, 63, 64, 65, 127, 129].map((rows) => ({
     title: `${rows} rows of 19 channels`,
     inputs: full({ rows, inner: 19, state: 16 }),
   })),
@@ -82,11 +83,28 @@ const cases: OpCase[] = [
     title: `state ${state}`,
     inputs: full({ rows: 70, inner: 17, state }),
   })),
+  ...[
+    [1, 1],
+    [3, 16],
+    [16, 3],
+    [130, 16],
+    [16, 64],
+  ].map(([inner, state]) => ({
+    title: `${inner} channels of state ${state}`,
+    inputs: full({ rows: 35, inner: inner!, state: state! }),
+  })),
   { title: "one channel", inputs: full({ rows: 66, inner: 1, state: 4 }) },
   { title: "state 64, 100 channels, three stripes", inputs: full({ rows: 20, inner: 100, state: 64 }) },
   {
     title: "four segments, one without rows, and spare rows",
     inputs: full({ rows: 215, inner: 35, state: 16, segments: spread }),
+  },
+  {
+    title: "1100 rows, most of them in one segment, states carried",
+    inputs: {
+      ...without(full({ rows: 1100, inner: 5, state: 16, segments: long }), "initial"),
+      carried: normal([3, 5, 16], 16),
+    },
   },
   {
     title: "twenty segments of one row",
@@ -152,6 +170,7 @@ export const specs: OpSpec[] = [
     reference,
     differentiable: ["x", "delta", "A", "B", "C", "D", "z", "bias", "initial"],
     cotangents: ["y", "final"],
+    work: ({ x, A }) => 4 * x.data.length * A.shape[1],
     cases,
   },
 ]

@@ -20,6 +20,8 @@ export interface OpCase {
   readonly rtol?: number
   readonly slow?: boolean
   readonly bench?: boolean
+  /** Becomes a replay file whatever its size: the smallest case in which some barrier of a CUDA kernel is needed. */
+  readonly replay?: boolean
 }
 
 export interface OpSpec {
@@ -31,6 +33,14 @@ export interface OpSpec {
   readonly differentiable: readonly string[]
   /** Outputs through which gradients flow; the first output alone unless stated. */
   readonly cotangents?: readonly string[]
+  /** Multiply-adds of one run, where they are more than the elements of the inputs. */
+  // biome-ignore lint/suspicious/noExplicitAny: each reads its own op's inputs
+  readonly work?: (inputs: any) => number
+  /**
+   * Mixtures of bf16 and f32 that models on a GPU have: the inputs that are bf16 and, where it is not that of the first, the
+   * dtype of the outputs. Default: all activations are bf16.
+   */
+  readonly bf16?: readonly { readonly inputs: readonly string[]; readonly dtype?: "f32" | "bf16" }[]
   readonly cases: readonly OpCase[]
 }
 

@@ -1,0 +1,60 @@
+// What linear layers and the gradients of their products are on every device: attributes and limits.
+#pragma once
+#include <string>
+
+#include "core/device.h"
+#include "core/dims.h"
+
+namespace selscan::ops {
+
+enum class Precision : uint8_t { f32, bf16 };
+inline Precision precisionOf(const Attributes& attributes) {
+  return attributes.word("precision") == "bf16" ? Precision::bf16 : Precision::f32;
+}
+// For .limit of kernels with the attribute `precision`.
+inline std::string precisionLimit(const Call& call) {
+  const std::string& word = call.attributes.word("precision");
+  return word == "f32" || word == "bf16" ? "" : "precision is f32 or bf16, got " + word;
+}
+
+enum class Activation : uint8_t { none, silu, softplus };
+inline Activation activationOf(const Attributes& attributes) {
+  const std::string& word = attributes.word("activation");
+  return word == "silu" ? Activation::silu : word == "softplus" ? Activation::softplus : Activation::none;
+}
+inline std::string activationLimit(const Call& call) {
+  const std::string& word = call.attributes.word("activation");
+  return word == "none" || word == "silu" || word == "softplus" ? "" : "activation is none, silu or softplus, got " + word;
+}
+
+// The pattern of a tensor that, where the device stores activations as bf16, is f32 or bf16 whatever the others of the call are,
+// and f32 elsewhere.
+inline const char* each(const Call& call, const char* halves, const char* floats) {
+  return call.device.storesBf16Activations() ? halves : floats;
+}
+
+inline std::string linearLimit(const Call& call) {
+  const char* out = each(call, "float rows out", "rows out");
+  std::string wrong = dimsMismatch(
+      call, {each(call, "float rows in", "rows in"), "float out in", "? out", each(call, "? float rows out", "? rows out")},
+      {out, out});
+  if (wrong.empty()) wrong = precisionLimit(call);
+  return wrong.empty() ? activationLimit(call) : wrong;
+}
+inline std::string inputGradLimit(const Call& call) {
+  const std::string wrong =
+      dimsMismatch(call, {each(call, "float rows out", "rows out"), "float out in"}, {each(call, "float rows in", "rows in")});
+  return wrong.empty() ? precisionLimit(call) : wrong;
+}
+inline std::string weightGradLimit(const Call& call) {
+  const std::string wrong =
+      dimsMismatch(call, {each(call, "float rows out", "rows out"), each(call, "float rows in", "rows in")}, {"out in"});
+  return wrong.empty() ? precisionLimit(call) : wrong;
+}
+inline std::string activationGradLimit(const Call& call) {
+  const char* any = each(call, "float ...", "...");
+  const std::string wrong = dimsMismatch(call, {any, any}, {any});
+  return wrong.empty() ? activationLimit(call) : wrong;
+}
+
+}  // namespace selscan::ops
