@@ -13,6 +13,7 @@ export type ErrorCode =
   | "BAD_INPUT"
   | "BAD_OPTION"
   | "BAD_SHAPE"
+  | "DEVICE_LOST"
   | "DISPOSED"
   | "DISK"
   | "NO_DEVICE"

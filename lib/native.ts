@@ -5,6 +5,7 @@
 import { createRequire } from "node:module"
 import { type ErrorCode, expect, SelscanError, suggestion } from "./errors.ts"
 import type { Program, Slot } from "./graph/program.ts"
+import type { Precision } from "./graph/trace.ts"
 import { type Dtype, dtypes, type Storage, storages } from "./graph/value.ts"
 
 export type StoredKind = Exclude<Storage, "temporary" | "input">
@@ -13,9 +14,18 @@ export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array
 export interface DeviceInfo {
   readonly name: string
   readonly description: string
-  readonly instructionSet: string
-  readonly threads: number
+  /** What is missing for it to be used, in words; absent where it can be used. */
+  readonly missing?: string
+  /** Of the cpu: the instruction set of its kernels, and the threads of the process's pool. */
+  readonly instructionSet?: string
+  readonly threads?: number
+  /** Of a GPU: its memory, and how much of it nobody uses at the moment. */
+  readonly freeBytes?: number
+  readonly totalBytes?: number
 }
+
+/** A device by name; `auto` is cuda where it can be used, else the cpu. `emulated` exists in developer builds alone. */
+export type Device = "auto" | "cpu" | "cuda" | `cuda:${number}` | "emulated"
 
 /** Where the planner put a block: value id (or −1 − node for a workspace), offset, bytes, first and last node of its life. */
 export type Placement = readonly [value: number, offset: number, bytes: number, first: number, last: number]
@@ -31,6 +41,7 @@ export interface Memory {
 /** The functions of native/addon.cpp. Handles are numbers; promises reject with a `code`. */
 interface Addon {
   devices(): DeviceInfo[]
+  describe(device: string): DeviceInfo
   kernels(): { name: string; device: string; signature: string }[]
   setThreads(count: number): Promise<number>
   open(device: string): number
@@ -50,7 +61,11 @@ interface Addon {
     offset: number,
     length: number,
   ): Promise<Uint8Array<ArrayBuffer>>
-  compile(store: number, bytes: Uint8Array): Promise<{ program: number; peakBytes: number; placements: Placement[] }>
+  compile(
+    store: number,
+    bytes: Uint8Array,
+    profiled: number,
+  ): Promise<{ program: number; peakBytes: number; placements: Placement[] }>
   run(program: number, inputs: readonly HostArray[], runId: number): Promise<Uint8Array<ArrayBuffer>[]>
   abort(runId: number): void
   copySlot(store: number, from: number, to: number): Promise<void>
@@ -78,8 +93,36 @@ export function addon(): Addon {
   }
 }
 
-export const devices = (): readonly DeviceInfo[] => addon().devices()
+export const devices = (): readonly DeviceInfo[] => told(() => addon().devices())
 export const kernels = () => addon().kernels()
+
+/**
+ * The name of the device to open. One that is asked for by name is never replaced by another.
+ *
+ * @throws BAD_OPTION for a name that is none; NO_DEVICE, with what is missing, for one that cannot be had; DEVICE_LOST
+ * @example
+ * const device = resolveDevice("auto") // "cuda", or "cpu" where there is no GPU
+ */
+export function resolveDevice(wanted: Device = "auto"): string {
+  if (wanted === "cpu") return wanted // always there; GPUs are not woken, and opening it says what is wrong with its settings
+  const known = devices()
+  if (wanted === "auto")
+    return known.some(({ name, missing }) => name === "cuda" && missing === undefined) ? "cuda" : "cpu"
+  const kind = typeof wanted === "string" ? wanted.replace(/^cuda:\d{1,3}$/, "cuda") : undefined
+  const names = ["auto", ...known.map(({ name }) => (name === "cuda" ? "cuda, cuda:N" : name))]
+  expect(
+    known.some(({ name }) => name === kind),
+    "BAD_OPTION",
+    () => `device: one of ${names.join(", ")} is expected, got ${wanted}`,
+    { device: wanted },
+  )
+  told(() => addon().describe(wanted), { device: wanted }) // this very one: the first may be too old, and the next not
+  return wanted
+}
+
+/** How activations are stored in programs for a device: GPUs keep those of bf16 models in bf16, the cpu all in f32. */
+export const activationsOn = (device: string, precision: Precision): Precision => (device === "cpu" ? "f32" : precision)
+
 /** Sets the number of threads of the process's pool; 0 for all usable cores. Resolves with the number in force. */
 export async function setThreads(count: number): Promise<number> {
   expect(
@@ -88,6 +131,16 @@ export async function setThreads(count: number): Promise<number> {
     () => `threads: a whole number from 0 to 1024 is expected, got ${count}; 0 takes all usable cores`,
   )
   return settled(() => addon().setThreads(count))
+}
+
+/** Makes a native call that answers at once; its failure is thrown as a SelscanError. */
+function told<T>(call: () => T, details: Readonly<Record<string, unknown>> = {}): T {
+  try {
+    return call()
+  } catch (cause) {
+    if (cause instanceof SelscanError) throw cause
+    throw new SelscanError((cause as { code?: ErrorCode }).code ?? "NATIVE", (cause as Error).message, details)
+  }
 }
 
 /** Runs a native call; its failure arrives as a SelscanError whose stack begins at the caller. */
@@ -121,14 +174,10 @@ export class Store {
 
   /** @throws NO_DEVICE when there is no such device; the message says what is missing */
   constructor(device = "cpu") {
-    const native = addon()
-    try {
-      this.#handle = native.open(device)
-    } catch (cause) {
-      throw new SelscanError((cause as { code?: ErrorCode }).code ?? "NATIVE", (cause as Error).message)
-    }
+    const handle = told(() => addon().open(device))
+    this.#handle = handle
     this.device = device
-    forgotten.register(this, this.#handle, this)
+    forgotten.register(this, handle, this)
   }
 
   get disposed(): boolean {
@@ -162,9 +211,13 @@ export class Store {
     return settled(() => addon().memory(this.#live))
   }
 
-  async compile(program: Program): Promise<Executable> {
+  /**
+   * Finds a kernel for every node and plans the memory. With `profile`, every node of every run is timed on the device, for
+   * `Executable.profile()`; a GPU then runs node by node instead of replaying the whole program at once.
+   */
+  async compile(program: Program, { profile = false } = {}): Promise<Executable> {
     const bytes = program.serialise()
-    const result = await settled(() => addon().compile(this.#live, bytes))
+    const result = await settled(() => addon().compile(this.#live, bytes, Number(profile)))
     return new Executable(this, program, result)
   }
 
@@ -210,7 +263,8 @@ export class Executable {
    *
    * @throws BAD_INPUT for a missing, unknown or wrongly sized input, or for ids and segments out of range; ABORTED when
    * the signal fires first. A failed run has written no output, and no state but in slots nobody has adopted. A program
-   * that updates weights is no such thing: aborted, it leaves some of them updated.
+   * that updates weights is no such thing: aborted, it leaves some of them updated. A GPU finishes what it has begun: there an
+   * abort comes in time while the run waits in the queue or, the first time, while it is handed over.
    */
   async run(
     inputs: Readonly<Record<string, HostArray>>,
@@ -237,7 +291,10 @@ export class Executable {
     }
   }
 
-  /** Seconds spent in each node over all runs so far, in the order of `program.nodes`. */
+  /**
+   * Seconds spent in each node over all runs so far, in the order of `program.nodes`: always on the cpu, on a GPU zeros
+   * unless the program was compiled with `profile`.
+   */
   async profile(): Promise<number[]> {
     const handle = this.#handle
     expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)

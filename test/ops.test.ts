@@ -1,20 +1,25 @@
 /**
- * Runs every case of test/ops/*.ts: the kernel against the f64 reference, its gradient against finite differences of that
- * reference, and twice for the same bits.
+ * Runs every case of test/ops/*.ts on the device under test (test/device.ts): the kernel against the f64 reference, its
+ * gradient against finite differences of that reference, and twice for the same bits. Where the device stores activations
+ * as bf16, every case whose op has any runs with those too.
+ *
+ * OP=name runs one op alone, SLOW=1 the large shapes as well.
  */
 import { readdirSync } from "node:fs"
-import test from "ava"
+import test, { type ExecutionContext } from "ava"
 import { gradients } from "../lib/graph/gradient.ts"
-import { type Program, trace } from "../lib/graph/program.ts"
-import type { Trace } from "../lib/graph/trace.ts"
+import { trace } from "../lib/graph/program.ts"
 import type { Value } from "../lib/graph/value.ts"
-import { type HostArray, Store } from "../lib/native.ts"
-import { add } from "../lib/ops/elementwise.ts"
-import { normal, type OpCase, type OpSpec, random, type Tensor64 } from "./ops/spec.ts"
+import { arithmetic } from "../lib/ops/cast.ts"
+import { device, storesBf16, workMax } from "./device.ts"
+import { bf16Variants } from "./ops/bf16-variants.ts"
+import { closeTo, declare, largest, type Numbers, roundingError, run } from "./ops/harness.ts"
+import { bf16, normal, type OpCase, type OpSpec, random, type Tensor64 } from "./ops/spec.ts"
 
 const folder = new URL("./ops/", import.meta.url)
+const helpers = ["spec.ts", "harness.ts", "bf16-variants.ts"]
 const files = readdirSync(folder).filter(
-  (file) => file.endsWith(".ts") && file !== "spec.ts" && !file.endsWith(".test.ts"),
+  (file) => file.endsWith(".ts") && !file.endsWith(".test.ts") && !helpers.includes(file),
 )
 const only = process.env.OP
 
@@ -23,62 +28,72 @@ const modules = await Promise.all(
   files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>),
 )
 
-for (const { specs } of modules) {
-  for (const spec of specs) {
-    const { name } = spec.op.definition
-    if (only !== undefined && only !== name) continue
-    for (const opCase of spec.cases) {
-      // Large shapes take the reference minutes; finite differences of them would take hours.
-      if (opCase.slow && process.env.SLOW === undefined) continue
-      test(`${name} equals its reference: ${opCase.title}`, (t) => againstReference(t, spec, opCase))
-      if (spec.differentiable.length === 0 || opCase.slow) continue
-      test(`${name} has the gradient of its reference: ${opCase.title}`, (t) => againstDifferences(t, spec, opCase))
-    }
+for (const spec of modules.flatMap(({ specs }) => specs)) {
+  const { name } = spec.op.definition
+  if (only !== undefined && only !== name) continue
+  for (const opCase of spec.cases) {
+    for (const one of [opCase, ...(storesBf16 ? bf16Variants(spec, opCase) : [])]) declareTests(name, spec, one)
   }
 }
 
-type Assert = import("ava").ExecutionContext
+function declareTests(name: string, spec: OpSpec, opCase: OpCase): void {
+  // Large shapes take the reference minutes; finite differences of them would take hours.
+  if (opCase.slow && process.env.SLOW === undefined) return
+  const work = workOf(spec, opCase)
+  const title = `${name} equals its reference: ${opCase.title}`
+  if (work > workMax) {
+    test.skip(`${title} (${(work / 1e6).toFixed(1)} million multiply-adds, too many for ${device})`, () => {})
+    return
+  }
+  test(title, (t) => againstReference(t, spec, opCase))
+  if (spec.differentiable.length === 0 || opCase.slow) return
+  test(`${name} has the gradient of its reference: ${opCase.title}`, (t) => againstDifferences(t, spec, opCase))
+}
 
-async function againstReference(t: Assert, spec: OpSpec, opCase: OpCase): Promise<void> {
+/** Multiply-adds of one run: what the spec says, else one for each element of the inputs. */
+function workOf(spec: OpSpec, { inputs }: OpCase): number {
+  if (spec.work !== undefined) return spec.work(inputs)
+  return Object.values(inputs).reduce((total, tensor) => total + (tensor?.data.length ?? 0), 0)
+}
+
+async function againstReference(t: ExecutionContext, spec: OpSpec, opCase: OpCase): Promise<void> {
   const expected = spec.reference(opCase.inputs, { ...spec.op.definition.attrs, ...opCase.attrs })
-  const updated = updatesOf(spec, opCase)
   const program = trace(opCase.title, (tr) => {
     const outputs = spec.op(declare(tr, spec, opCase), opCase.attrs)
     return Object.fromEntries(Object.entries(outputs as Record<string, Value>).filter(([key]) => key in expected))
   })
-  const first = await run(program, opCase, updated)
-  const second = await run(program, opCase, updated)
+  const first = await run(program, spec, opCase)
+  const second = await run(program, spec, opCase)
   for (const [key, want] of Object.entries(expected)) {
     t.true(key in first, `${key} is an output or an updated input`)
     t.deepEqual(second[key], first[key], `${key} has the same bits twice`)
-    closeTo(t, key, first[key]!, want, opCase.rtol ?? 1e-5)
+    const rounded = program.outputs[key]?.dtype === "bf16" ? 2 * roundingError(want) : 0
+    closeTo(t, key, first[key]!, want, rounded + (opCase.rtol ?? 1e-5) * largest(want) + 1e-30)
   }
 }
 
-async function againstDifferences(t: Assert, spec: OpSpec, opCase: OpCase): Promise<void> {
+async function againstDifferences(t: ExecutionContext, spec: OpSpec, opCase: OpCase): Promise<void> {
   const attrs = { ...spec.op.definition.attrs, ...opCase.attrs }
   const wrt = spec.differentiable.filter((key) => opCase.inputs[key] !== undefined)
   const cotangents: Record<string, Tensor64> = {}
-  let first = true
   const program = trace(opCase.title, (tr) => {
     const inputs = declare(tr, spec, opCase)
     const outputs = spec.op(inputs, opCase.attrs) as Record<string, Value>
-    const through = spec.cotangents ?? [Object.keys(outputs)[0]!]
-    const pairs = through.map((key, i) => {
-      cotangents[key] = normal(outputs[key]!.shape, 1000 + i)
-      return [outputs[key]!, tr.input(`d${key}`, "f32", outputs[key]!.shape)] as const
+    const pairs = (spec.cotangents ?? [Object.keys(outputs)[0]!]).map((key, i) => {
+      const { dtype, shape } = outputs[key]!
+      const exact = normal(shape, 1000 + i)
+      cotangents[key] = dtype === "bf16" ? bf16(exact) : exact
+      return [outputs[key]!, tr.input(`d${key}`, dtype, shape)] as const
     })
     const grads = gradients(
       pairs,
       wrt.map((key) => inputs[key]!),
-      (a, b) => add({ a, b }).y,
+      arithmetic,
     )
-    first = false
     return Object.fromEntries(wrt.map((key, i) => [key, grads[i]!]))
   })
-  t.false(first)
-  const extra = Object.fromEntries(Object.entries(cotangents).map(([key, value]) => [`d${key}`, host(value)]))
-  const got = await run(program, opCase, updatesOf(spec, opCase), extra)
+  const extra = Object.fromEntries(Object.entries(cotangents).map(([key, value]) => [`d${key}`, value]))
+  const got = await run(program, spec, opCase, extra)
   const loss = (inputs: OpCase["inputs"]) => {
     const outputs = spec.reference(inputs, attrs)
     return Object.entries(cotangents).reduce(
@@ -86,19 +101,24 @@ async function againstDifferences(t: Assert, spec: OpSpec, opCase: OpCase): Prom
       0,
     )
   }
-  for (const key of wrt) compareWithDifferences(t, key, got[key]!, opCase.inputs, loss)
+  // A gradient in bf16 is rounded once more on its way, before a product or a sum: each rounding is 2⁻⁹ of a term.
+  const halves = Object.values(opCase.inputs).some(
+    (tensor) => tensor?.dtype === "bf16" && tensor !== opCase.inputs.weight,
+  )
+  for (const key of wrt) compareWithDifferences(t, key, got[key]!, opCase.inputs, loss, halves ? 2 ** -7 : 1e-4)
 }
 
 function compareWithDifferences(
-  t: Assert,
+  t: ExecutionContext,
   key: string,
-  got: HostArray,
+  got: Numbers,
   inputs: OpCase["inputs"],
   loss: (inputs: OpCase["inputs"]) => number,
+  rtol: number,
 ): void {
   const tensor = inputs[key]!
   const next = random(7)
-  const scale = Math.max(...got.slice(0, 100_000).map(Math.abs), 1e-3)
+  const scale = Math.max(largest(got.subarray(0, 100_000)), 1e-3)
   for (let sample = 0; sample < 6; sample++) {
     const index = Math.floor(next() * tensor.data.length)
     const step = 1e-4 * Math.max(1, Math.abs(tensor.data[index]!))
@@ -112,69 +132,8 @@ function compareWithDifferences(
     const far = (shifted(2 * step) - shifted(-2 * step)) / (4 * step)
     const difference = (4 * near - far) / 3
     t.true(
-      Math.abs(got[index]! - difference) <= 1e-4 * scale,
+      Math.abs(got[index]! - difference) <= rtol * scale,
       `d${key}[${index}]: finite difference ${difference}, got ${got[index]}, largest ${scale}`,
     )
   }
-}
-
-function declare(tr: Trace, spec: OpSpec, opCase: OpCase): Record<string, Value> {
-  const updates = updatesOf(spec, opCase)
-  return Object.fromEntries(
-    Object.entries(opCase.inputs).flatMap(([key, tensor]) => {
-      if (tensor === undefined) return []
-      const storage = updates.includes(key) ? "training" : "input"
-      return [[key, tr[storage](key, tensor.dtype, tensor.shape)]]
-    }),
-  )
-}
-
-function updatesOf(spec: OpSpec, opCase: OpCase): readonly string[] {
-  return ((spec.op.definition.updates ?? []) as string[]).filter((key) => opCase.inputs[key] !== undefined)
-}
-
-async function run(
-  program: Program,
-  opCase: OpCase,
-  updated: readonly string[],
-  extra: Record<string, HostArray> = {},
-): Promise<Record<string, HostArray>> {
-  await using store = new Store("cpu")
-  for (const key of updated) {
-    const tensor = opCase.inputs[key]!
-    await store.upload("training", { name: key, dtype: tensor.dtype, shape: tensor.shape }, host(tensor))
-  }
-  const executable = await store.compile(program)
-  const known = new Set(program.inputs.map((slot) => slot.name))
-  const given = Object.entries(opCase.inputs)
-    .filter(([key]) => known.has(key))
-    .map(([key, tensor]) => [key, host(tensor!)])
-  const outputs = await executable.run({ ...Object.fromEntries(given), ...extra })
-  for (const key of updated) {
-    const bytes = await store.download("training", key)
-    outputs[key] = opCase.inputs[key]!.dtype === "i32" ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer)
-  }
-  return outputs
-}
-
-function host({ dtype, data }: Tensor64): HostArray {
-  if (dtype === "i32") return Int32Array.from(data)
-  const floats = Float32Array.from(data)
-  return dtype === "f32" ? floats : Uint16Array.from(new Uint32Array(floats.buffer), (bits) => bits >>> 16)
-}
-
-function closeTo(t: Assert, key: string, got: HostArray, want: Float64Array, rtol: number): void {
-  t.is(got.length, want.length, `${key} has as many elements as the reference`)
-  const scale = want.reduce((most, value) => Math.max(most, Number.isFinite(value) ? Math.abs(value) : 0), 0)
-  let worst = -1
-  let error = -1
-  for (let i = 0; i < want.length; i++) {
-    const same = Object.is(got[i], want[i]) || got[i] === want[i] || (Number.isNaN(got[i]) && Number.isNaN(want[i]))
-    const difference = same ? 0 : Math.abs(got[i]! - want[i]!)
-    if (!(difference <= error)) [worst, error] = [i, difference]
-  }
-  t.true(
-    error <= rtol * scale + 1e-30,
-    `${key}[${worst}]: expected ${want[worst]}, got ${got[worst]}; largest ${scale}`,
-  )
 }

@@ -2,7 +2,7 @@ import type { CAC } from "cac"
 import { SingleBar } from "cli-progress"
 import { expect } from "../errors.ts"
 import { load } from "../generate/load.ts"
-import { setThreads } from "../native.ts"
+import { type Device, setThreads } from "../native.ts"
 import { readWhole } from "../train/data.ts"
 import { interruptible } from "./interrupt.ts"
 
@@ -10,6 +10,7 @@ interface Flags {
   model: string
   file?: unknown
   precision?: "f32" | "bf16"
+  device?: Device
   threads?: number
   json?: boolean
 }
@@ -21,6 +22,7 @@ export function evalCommand(cli: CAC): void {
     .option("--model <name>", "demo, or a folder with config.json and model.safetensors", { default: "demo" })
     .option("--file <path>", "The text; the state is carried over all of it, its first byte is charged 8 bits")
     .option("--precision <p>", "f32 or bf16; as stored when not given")
+    .option("--device <d>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object with bitsPerByte, bytes and seconds")
     .example("selscan eval bpb --file book.txt --json")
@@ -32,10 +34,8 @@ async function evaluate(measure: string, flags: Flags, signal: AbortSignal): Pro
   expect(typeof flags.file === "string", "BAD_OPTION", () => "eval: one text file is expected; name it with --file")
   const bytes = await readWhole(flags.file)
   if (flags.threads !== undefined) await setThreads(flags.threads)
-  await using model = await load(
-    String(flags.model),
-    flags.precision === undefined ? {} : { precision: flags.precision },
-  )
+  const { precision, device } = flags
+  await using model = await load(String(flags.model), { precision, device })
   const bar = new SingleBar({
     format: "{bar} {percentage}% | {value}/{total} bytes | {eta_formatted} left",
     stream: process.stderr,

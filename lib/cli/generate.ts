@@ -3,7 +3,7 @@ import type { CAC } from "cac"
 import { expect } from "../errors.ts"
 import { load } from "../generate/load.ts"
 import type { GenerateOptions } from "../generate/session.ts"
-import { setThreads } from "../native.ts"
+import { type Device, setThreads } from "../native.ts"
 import { interruptible } from "./interrupt.ts"
 
 interface Flags {
@@ -19,6 +19,7 @@ interface Flags {
   seed?: number
   stop?: unknown
   precision?: "f32" | "bf16"
+  device?: Device
   threads?: number
   stdin?: boolean
   json?: boolean
@@ -43,6 +44,7 @@ export function generateCommand(cli: CAC): void {
     .option("--seed <n>", "The same seed gives the same text")
     .option("--stop <text>", "End before this text; may be given several times")
     .option("--precision <p>", "f32 or bf16; as stored when not given")
+    .option("--device <d>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object: prompt, text, tokens, seconds")
     .example('selscan generate "In the beginning" --max-tokens 200')
@@ -59,10 +61,8 @@ async function generate(word: string | undefined, flags: Flags, signal: AbortSig
   )
   const prompt = flags.stdin ? readFileSync(0, "utf8") : given!
   if (flags.threads !== undefined) await setThreads(flags.threads)
-  await using model = await load(
-    String(flags.model),
-    flags.precision === undefined ? {} : { precision: flags.precision },
-  )
+  const { precision, device } = flags
+  await using model = await load(String(flags.model), { precision, device })
   const began = performance.now()
   let text = ""
   // The prompt is shown with the first piece: nothing is written for a call that is refused.

@@ -48,6 +48,7 @@ export function trainCommand(cli: CAC): void {
   command
     .option("--precision <p>", "f32, or bf16 products (f32)")
     .option("--recompute", "Recompute blocks in the backward pass: less memory, more time")
+    .option("--device <d>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object per line for every event")
     .example("selscan train --file book.txt --out runs/book --steps 500")
@@ -86,13 +87,13 @@ function optionsOf(flags: Flags): TrainOptions {
       "BAD_OPTION",
       () => `train: a resumed run keeps its recipe; leave out --${others.join(", --")}`,
     )
-    return { files: [], out: String(flags.resume) }
+    return { files: [], out: String(flags.resume), ...pick(["device"]) }
   }
   expect(flags.out !== undefined, "BAD_OPTION", () => "train: a folder for the run is expected; name it with --out")
   const model = flags.preset === undefined ? { dim: 256, layers: 6, ...size } : String(flags.preset)
   const files = [flags.file ?? []].flat().map(String)
   return {
-    ...pick([...Object.keys(numbers), "precision", "recompute"]),
+    ...pick([...Object.keys(numbers), "precision", "recompute", "device"]),
     files,
     out: String(flags.out),
     model,

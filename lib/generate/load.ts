@@ -11,6 +11,7 @@ import { openSafetensors, type SafetensorsFile } from "../checkpoint/safetensors
 import { checkOptions, expect, SelscanError } from "../errors.ts"
 import { allParameters, type Parameter } from "../layers/layer.ts"
 import { MambaModel } from "../models/mamba.ts"
+import { type Device, resolveDevice } from "../native.ts"
 import { Model, type ModelOptions, modelOptionNames } from "./model.ts"
 
 /** Models that ship with the package. */
@@ -37,7 +38,7 @@ export async function modelFolder(name: string): Promise<string> {
  * Matrices stay bf16 when the file has them so, and products are then in bf16 unless `precision` says f32; f16 is widened
  * to f32. Everything else is f32.
  *
- * @throws NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (missing or unexpected tensors, shapes), NOT_FINITE (weights with NaN or infinity)
+ * @throws NO_DEVICE, NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (missing or unexpected tensors, shapes), NOT_FINITE (weights with NaN or infinity)
  * @example
  * const model = await load("demo")
  */
@@ -48,10 +49,11 @@ export async function load(name: string, options: ModelOptions = {}): Promise<Mo
     () => "load: the name or folder of a model is expected, got none",
   )
   checkOptions("load", options, modelOptionNames)
+  const device = resolveDevice(options.device) as Device
   const folder = await modelFolder(name)
   const config = await readMambaConfig(join(folder, "config.json"))
   await using file = await openSafetensors(join(folder, "model.safetensors"))
-  return await loadWeights(file, config, options) // awaited: the file is open until then
+  return await loadWeights(file, config, { ...options, device }) // awaited: the file is open until then
 }
 
 /** Puts the tensors of an open file onto a device as a model of that configuration. */

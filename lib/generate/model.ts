@@ -5,7 +5,7 @@ import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
 import type { MambaModel } from "../models/mamba.ts"
-import { type Executable, type Memory, Store } from "../native.ts"
+import { activationsOn, type Device, type Executable, type Memory, resolveDevice, Store } from "../native.ts"
 import { stepProgram } from "./programs.ts"
 import { type SaveOptions, saveModel } from "./save.ts"
 import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
@@ -15,10 +15,11 @@ import { byteCodec, type Codec } from "./text.ts"
 
 export interface ModelOptions {
   /** Products in f32, or with activations rounded to bf16. Default: the dtype of the stored matrices. */
-  readonly precision?: Precision
+  readonly precision?: Precision | undefined
   /** Sessions that can be open at once. Default 16. */
   readonly sessions?: number
-  readonly device?: string
+  /** Default `auto`: cuda where it can be used, else the cpu. */
+  readonly device?: Device | undefined
 }
 
 export const modelOptionNames: readonly (keyof ModelOptions)[] = ["precision", "sessions", "device"]
@@ -39,7 +40,7 @@ export class Model {
   /** Use load(), or give weights with `store.upload` under the network's parameter names. */
   constructor(network: MambaModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
     checkOptions("model", options, modelOptionNames)
-    const { sessions = 16, device = "cpu", precision = matrixDtype } = options
+    const { sessions = 16, device, precision = matrixDtype } = options
     expect(
       Number.isSafeInteger(sessions) && sessions >= 1 && sessions <= 4096,
       "BAD_OPTION",
@@ -50,8 +51,13 @@ export class Model {
     this.codec = network.vocab === 256 ? byteCodec : undefined
     this.matrixDtype = matrixDtype
     this.precision = precision
-    this.store = new Store(device)
+    this.store = new Store(resolveDevice(device))
     this.slots = new Slots(1 + slotsPerSession * sessions)
+  }
+
+  /** The device that the model is on. */
+  get device(): string {
+    return this.store.device
   }
 
   /** Opens a session with an empty state. Throws SLOTS_EXHAUSTED when all are in use, DISPOSED after dispose(). */
@@ -166,7 +172,8 @@ export class Model {
   }
 
   get #shape() {
-    return { slots: this.slots.capacity, matrixDtype: this.matrixDtype, precision: this.precision }
+    const { precision, matrixDtype, device } = this
+    return { slots: this.slots.capacity, matrixDtype, precision, activations: activationsOn(device, precision) }
   }
 
   #compiled(name: string, program: () => import("../graph/program.ts").Program): Promise<Executable> {

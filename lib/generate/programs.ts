@@ -2,7 +2,7 @@
  * The programs of generation: T token rows of one sequence, and the token that follows the last of them.
  */
 import { type Program, trace } from "../graph/program.ts"
-import type { Precision } from "../graph/trace.ts"
+import type { Numerics } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
 import type { Rows } from "../layers/layer.ts"
 import type { LanguageModel } from "../models/language-model.ts"
@@ -10,11 +10,10 @@ import { gatherRows } from "../ops/columns.ts"
 import { linear } from "../ops/linear.ts"
 import { recordTokens, sample } from "../ops/sample.ts"
 
-export interface StepShape {
+export interface StepShape extends Numerics {
   readonly rows: number
   readonly slots: number
   readonly matrixDtype: Dtype
-  readonly precision: Precision
 }
 
 /**
@@ -23,7 +22,7 @@ export interface StepShape {
  * of the sample op. Outputs: ids, logprobs.
  */
 export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape: StepShape): Program {
-  const { rows, slots, matrixDtype, precision } = shape
+  const { rows, slots, matrixDtype, ...numerics } = shape
   return trace(
     `${kind} ${rows}`,
     (t) => {
@@ -33,7 +32,7 @@ export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape
       const history = t.state("history", "i32", [slots, model.vocab])
       if (kind === "prompt") recordTokens({ ids, segments: layout.segments, history })
       const x = gatherRows({ x: hidden, index: t.input("picks", "i32", [1]) }).y
-      const logits = linear({ x, weight: model.head(layout) }, { precision }).y
+      const logits = linear({ x, weight: model.head(layout) }, { precision: t.precision, dtype: "f32" }).y
       return sample({
         logits,
         settings: t.input("settings", "f32", [1, 6]),
@@ -42,7 +41,7 @@ export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape
         history,
       })
     },
-    { precision },
+    numerics,
   )
 }
 

@@ -3,7 +3,7 @@
  */
 
 import { type Program, trace } from "../graph/program.ts"
-import type { Precision } from "../graph/trace.ts"
+import type { Numerics } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
 import type { Rows } from "../layers/layer.ts"
 import type { LanguageModel } from "../models/language-model.ts"
@@ -16,7 +16,7 @@ export const scoreRows = 1024
 /** Losses of `rows` tokens of one sequence. Inputs: ids, targets (−100: not judged), segments (1, 5). Output: losses in nats. */
 export function scoreProgram(
   model: LanguageModel,
-  { rows, slots, matrixDtype, precision }: { rows: number; slots: number; matrixDtype: Dtype; precision: Precision },
+  { rows, slots, matrixDtype, ...numerics }: Numerics & { rows: number; slots: number; matrixDtype: Dtype },
 ): Program {
   return trace(
     "score",
@@ -24,9 +24,11 @@ export function scoreProgram(
       const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
       const x = model.forward(t.input("ids", "i32", [rows]), layout)
       const targets = t.input("targets", "i32", [rows])
-      return { losses: linearCrossEntropy({ x, weight: model.head(layout), targets }, { precision }).losses }
+      return {
+        losses: linearCrossEntropy({ x, weight: model.head(layout), targets }, { precision: t.precision }).losses,
+      }
     },
-    { precision },
+    numerics,
   )
 }
 

@@ -3,21 +3,33 @@
  */
 import { expect, SelscanError } from "../errors.ts"
 import type { Trace } from "./trace.ts"
-import type { CheckpointSegment, Node, Value } from "./value.ts"
+import type { CheckpointSegment, Dtype, Node, Value } from "./value.ts"
 
-type Sum = (a: Value, b: Value) => Value
+/** The ops that the walk itself needs; it names none. `arithmetic` of ops/cast.ts is them. */
+export interface Arithmetic {
+  /** Adds two values of one shape and dtype. */
+  readonly sum: (a: Value, b: Value) => Value
+  /** The same value in another dtype. */
+  readonly cast: (x: Value, dtype: Dtype) => Value
+}
 
 /**
  * Appends the nodes that compute ∂(Σ seedᵢ·outputᵢ)/∂w for every w of `wrt`, and returns those gradients in order.
  *
+ * A gradient has the dtype of its value, and is cast where a rule gives another; that of a weight is f32 whatever the
+ * weight is stored as, so that it gathers in f32.
+ *
  * @param outputs pairs of a value and its cotangent, of the same shape
- * @param sum the op that adds two values of one shape: the walk itself names none
  * @throws NO_GRADIENT when a needed gradient is not declared, or when an output does not depend on some w at all
  */
-export function gradients(outputs: readonly (readonly [Value, Value])[], wrt: readonly Value[], sum: Sum): Value[] {
+export function gradients(
+  outputs: readonly (readonly [Value, Value])[],
+  wrt: readonly Value[],
+  arithmetic: Arithmetic,
+): Value[] {
   const trace = outputs[0]?.[0].trace
   expect(trace !== undefined, "BAD_INPUT", () => "gradients: at least one output is needed, got none")
-  const walk = new Walk(trace, wrt, sum)
+  const walk = new Walk(trace, wrt, arithmetic)
   for (const [value, cotangent] of outputs) walk.add(value, cotangent)
   walk.back(trace.nodes.slice())
   return wrt.map((value) => {
@@ -34,13 +46,13 @@ export function gradients(outputs: readonly (readonly [Value, Value])[], wrt: re
 class Walk {
   readonly grads = new Map<Value, Value>()
   readonly #trace: Trace
-  readonly #sum: Sum
+  readonly #arithmetic: Arithmetic
   /** Values that depend on what is differentiated: only those need gradients. */
   readonly #active: Set<Value>
 
-  constructor(trace: Trace, wrt: readonly Value[], sum: Sum) {
+  constructor(trace: Trace, wrt: readonly Value[], arithmetic: Arithmetic) {
     this.#trace = trace
-    this.#sum = sum
+    this.#arithmetic = arithmetic
     this.#active = new Set(wrt)
     this.#activate(trace.nodes)
   }
@@ -51,8 +63,11 @@ class Walk {
       "BAD_SHAPE",
       () => `gradients: gradient of ${value.name} is [${value.shape}], got [${grad.shape}]`,
     )
+    const { sum, cast } = this.#arithmetic
+    const dtype = value.storage === "weight" ? "f32" : value.dtype
+    const fitting = grad.dtype === dtype ? grad : cast(grad, dtype)
     const known = this.grads.get(value)
-    this.grads.set(value, known === undefined ? grad : this.#sum(known, grad))
+    this.grads.set(value, known === undefined ? fitting : sum(known, fitting))
   }
 
   back(nodes: readonly Node[]): void {

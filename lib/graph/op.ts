@@ -3,8 +3,11 @@
  *
  * One string per input and output, `"rows inner"`, is the single source of: the argument types (keys; a trailing `?` on the
  * key makes it optional), the check at trace time, the output shapes, the error text and the documentation. A leading word
- * may be a dtype: `"i32 rows"`, or `float` for f32 or bf16 (weights); without one it is f32. A number is a fixed size;
- * `...` stands for any dimensions, the same wherever it appears in the signature; `""` is a scalar.
+ * may be a dtype: `"i32 rows"`, or `float` for f32 or bf16 (weights and activations); without one it is f32. A number is a
+ * fixed size; `...` stands for any dimensions, the same wherever it appears in the signature; `""` is a scalar.
+ *
+ * An output marked `float` has the dtype that the op's attribute `dtype` names; where the op has no such attribute, or its
+ * value is "same", that of the first input given, in the order of the signature, that is marked `float`.
  *
  * Dimension glossary (paper letter): rows (T = B·L, token rows), length (L), dim (D, model width), inner (E, 2D in Mamba),
  * state (N), rank (R), width (W, taps of the convolution), groups (G), vocab (V), segments, slots, chunks; in and out are
@@ -93,9 +96,10 @@ export function op<
     const fullAttrs = bindAttributes(definition, attrs as Attributes, trace)
     const extra = definition.dims?.(bound.dims, fullAttrs as Widened<A>) ?? {}
     const all = { ...bound.dims, ...extra }
+    const float = floatDtype(trace.where(definition.name), fullAttrs.dtype) ?? bound.float ?? "f32"
     const results = outputs.map((pattern) => ({
       key: pattern.key,
-      dtype: pattern.dtypes[0]!,
+      dtype: pattern.dtypes === floats ? float : pattern.dtypes[0]!,
       shape: shapeOf(definition.name, pattern, all, bound.ellipsis),
     }))
     return trace.append(definition, bound.values, results, fullAttrs) as Outputs<O>
@@ -103,10 +107,23 @@ export function op<
   return Object.assign(call, { definition })
 }
 
+const floats: readonly Dtype[] = ["f32", "bf16"]
+
+/** What the attribute `dtype` says of outputs marked `float`; undefined where they follow an input. */
+function floatDtype(where: string, named: Attribute | undefined): Dtype | undefined {
+  if (named === undefined || named === "same") return undefined
+  expect(
+    floats.includes(named as Dtype),
+    "BAD_OPTION",
+    () => `${where}: dtype is same, f32 or bf16, got ${named}; same is that of the input`,
+  )
+  return named as Dtype
+}
+
 function patterns(signature: Signature): Pattern[] {
   return Object.entries(signature).map(([key, text]) => {
     const words = text.split(" ").filter((word) => word !== "")
-    const dtypes: Record<string, readonly Dtype[]> = { i32: ["i32"], float: ["f32", "bf16"], bf16: ["bf16"] }
+    const dtypes: Record<string, readonly Dtype[]> = { i32: ["i32"], float: floats, bf16: ["bf16"] }
     const first = dtypes[words[0] ?? ""]
     return {
       key: key.replace("?", ""),
@@ -144,6 +161,7 @@ function bindInputs(
   const from: Record<string, string> = {}
   const values: Record<string, Value> = {}
   let ellipsis: readonly number[] = []
+  let float: Dtype | undefined
   for (const pattern of wanted) {
     const value = given[pattern.key]
     if (value === undefined) {
@@ -156,6 +174,7 @@ function bindInputs(
       "BAD_INPUT",
       () => `${where}: ${pattern.key} is ${pattern.dtypes.join(" or ")}, got ${value.dtype}`,
     )
+    if (pattern.dtypes === floats) float ??= value.dtype
     const rest = bindDims(where, pattern, value, dims, from)
     if (rest === undefined) continue
     expect(
@@ -166,7 +185,7 @@ function bindInputs(
     ellipsis = rest
     from["..."] ??= pattern.key
   }
-  return { dims, values, ellipsis }
+  return { dims, values, ellipsis, float }
 }
 
 /** Binds the named dimensions of one value; returns what `...` stands for, if the pattern has one. */

@@ -3,7 +3,7 @@
  * serialised for a device.
  */
 import { expect } from "../errors.ts"
-import type { Precision, Trace } from "./trace.ts"
+import type { Numerics, Trace } from "./trace.ts"
 import { record } from "./trace.ts"
 import {
   type Attribute,
@@ -27,13 +27,13 @@ export interface Slot {
   readonly sizeBytes: number
 }
 
-/** Records fn and keeps what its outputs need. */
+/** Records fn and keeps what its outputs need. Layers ask the trace for its precision and the dtype of activations. */
 export function trace(
   name: string,
   fn: (trace: Trace) => Readonly<Record<string, Value>>,
-  { precision = "f32" as Precision } = {},
+  numerics: Numerics = {},
 ): Program {
-  const { trace, result } = record(name, precision, fn)
+  const { trace, result } = record(name, fn, numerics)
   return new Program(trace, result)
 }
 

@@ -1,12 +1,20 @@
 /**
  * Tracing: running layers once on symbolic values, which records a program.
  */
-import { expect, SelscanError } from "../errors.ts"
+import { checkOptions, expect, SelscanError } from "../errors.ts"
 import type { AnyOp } from "./op.ts"
 import { type Attribute, type CheckpointSegment, type Dtype, type Node, type Storage, Value } from "./value.ts"
 
 /** Compute precision of linears: f32, or activations rounded to bf16 with f32 accumulation. */
 export type Precision = "f32" | "bf16"
+
+/** What a program computes with. */
+export interface Numerics {
+  /** Of the products of linears. Default f32. */
+  readonly precision?: Precision
+  /** How what flows inside layers is stored, but for the residual stream, which is always f32. Default f32. */
+  readonly activations?: Precision
+}
 
 interface Result {
   readonly key: string
@@ -18,15 +26,23 @@ interface Result {
 export class Trace {
   readonly name: string
   readonly precision: Precision
+  readonly activations: Precision
   readonly values: Value[] = []
   readonly nodes: Node[] = []
   readonly #stored = new Map<string, Value>()
   readonly #path: string[] = []
   #segment: CheckpointSegment | undefined
 
-  constructor(name: string, precision: Precision) {
+  constructor(name: string, numerics: Numerics = {}) {
+    checkOptions(`trace ${name}`, numerics, ["precision", "activations"])
+    const { precision = "f32", activations = "f32" } = numerics
+    for (const [key, value] of Object.entries({ precision, activations })) {
+      const known = value === "f32" || value === "bf16"
+      expect(known, "BAD_OPTION", () => `trace ${name}: ${key} is f32 or bf16, got ${value}`)
+    }
     this.name = name
     this.precision = precision
+    this.activations = activations
   }
 
   /** Layer path of what is being traced. */
@@ -155,9 +171,9 @@ export function current(where: string): Trace {
 }
 
 /** Records fn into a new trace and returns the trace with fn's result. Traces do not nest. */
-export function record<T>(name: string, precision: Precision, fn: (trace: Trace) => T): { trace: Trace; result: T } {
+export function record<T>(name: string, fn: (trace: Trace) => T, numerics: Numerics = {}): { trace: Trace; result: T } {
   expect(active === undefined, "BAD_INPUT", () => `trace ${name}: a trace is already being recorded (${active?.name})`)
-  const trace = new Trace(name, precision)
+  const trace = new Trace(name, numerics)
   active = trace
   try {
     return { trace, result: fn(trace) }

@@ -4,7 +4,7 @@
 import type { AnyOp } from "./op.ts"
 import type { Trace } from "./trace.ts"
 
-/** Element types. Activations, states and gradients are f32; weights may also be bf16; ids and segments are i32. */
+/** Element types. States, statistics and the residual stream are f32; weights and activations may also be bf16; ids and segments are i32. */
 export type Dtype = "f32" | "bf16" | "f16" | "i32"
 
 /** In the order of their numbers in serialised programs and across the border (native/core/dtype.h). */

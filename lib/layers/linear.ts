@@ -13,7 +13,10 @@ export interface LinearOptions {
   readonly init?: Parameter["init"]
 }
 
-/** y = x·Wᵀ + b (+ residual). Parameters: `weight` (outputs, inputs), `bias` (outputs). */
+/**
+ * y = x·Wᵀ + b (+ residual), of the dtype of x; with a residual f32, as the stream is. Parameters: `weight` (outputs, inputs),
+ * `bias` (outputs).
+ */
 export class Linear extends Layer {
   readonly options: LinearOptions
 
@@ -33,6 +36,7 @@ export class Linear extends Layer {
   override forward(x: Value, rows: Rows, residual?: Value): Value {
     const bias = this.options.bias ? this.weight("bias", rows) : undefined
     const { precision } = current("Linear")
-    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { precision }).y
+    const dtype = residual ? "f32" : "same"
+    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { precision, dtype }).y
   }
 }

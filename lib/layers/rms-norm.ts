@@ -1,10 +1,12 @@
+import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
 import { rmsNorm } from "../ops/rms-norm.ts"
 import { constant } from "./init.ts"
 import { Layer, type Parameter, type Rows } from "./layer.ts"
 
 /**
- * y = x / √(mean(x²) + eps) · weight. Parameter: `weight` (dim), ones. eps 1e-5 as in Mamba's code.
+ * y = x / √(mean(x²) + eps) · weight, in the trace's dtype of activations. Parameter: `weight` (dim), ones. eps 1e-5 as in
+ * Mamba's code.
  * @see Zhang & Sennrich 2019, arXiv:1910.07467
  */
 export class RMSNorm extends Layer {
@@ -22,6 +24,7 @@ export class RMSNorm extends Layer {
   }
 
   override forward(x: Value, rows: Rows): Value {
-    return rmsNorm({ x, weight: this.weight("weight", rows) }, { eps: this.eps }).y
+    const { activations } = current("RMSNorm")
+    return rmsNorm({ x, weight: this.weight("weight", rows) }, { eps: this.eps, dtype: activations }).y
   }
 }

@@ -7,6 +7,7 @@ import type { MambaConfig } from "../checkpoint/config.ts"
 import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
 import { type MambaSize, mambaConfig, mambaPreset } from "../models/mamba.ts"
+import type { Device } from "../native.ts"
 import { optimizerDefaults } from "./program.ts"
 
 export interface TrainOptions {
@@ -51,10 +52,12 @@ export interface TrainOptions {
   readonly saveEvery?: number
   /** Seed of weights and of the order of data. Default 0. */
   readonly seed?: number
+  /** Where to train. Default `auto`: cuda where it can be used, else the cpu. Not part of the recipe: a run may go on elsewhere. */
+  readonly device?: Device
 }
 
 /** Every option with its value: what a checkpoint stores. */
-export type TrainRecipe = Required<Omit<TrainOptions, "model" | "out">> & { readonly config: MambaConfig }
+export type TrainRecipe = Required<Omit<TrainOptions, "model" | "out" | "device">> & { readonly config: MambaConfig }
 
 const defaults = {
   steps: 2000,
@@ -76,7 +79,7 @@ const defaults = {
   seed: 0,
 }
 
-const known = [...Object.keys(defaults), "files", "out", "model", "warmup"]
+const known = [...Object.keys(defaults), "files", "out", "model", "warmup", "device"]
 
 /** Fills in defaults and checks every value. Throws BAD_OPTION naming the option. */
 export function trainRecipe(options: TrainOptions): TrainRecipe {
@@ -89,7 +92,7 @@ export function trainRecipe(options: TrainOptions): TrainRecipe {
     config: configOf(given.model ?? { dim: 256, layers: 6 }),
   }
   checkRecipe(recipe)
-  const { out: _out, model: _model, ...stored } = recipe as typeof recipe & { model?: unknown; out?: unknown }
+  const { out: _out, model: _model, device: _device, ...stored } = recipe as typeof recipe & Partial<TrainOptions>
   return stored as TrainRecipe
 }
 

@@ -4,11 +4,12 @@
 
 import { gradients } from "../graph/gradient.ts"
 import { type Program, trace } from "../graph/program.ts"
-import type { Precision, Trace } from "../graph/trace.ts"
+import type { Numerics, Trace } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
 import { allParameters, type Rows } from "../layers/layer.ts"
 import type { LanguageModel } from "../models/language-model.ts"
 import { adamW, clipScale } from "../ops/adam-w.ts"
+import { arithmetic } from "../ops/cast.ts"
 import { accumulate, add, overwrite } from "../ops/elementwise.ts"
 import { linearCrossEntropy } from "../ops/linear-cross-entropy.ts"
 import { sum, sumSquares } from "../ops/reduce.ts"
@@ -27,13 +28,12 @@ export interface OptimizerOptions {
 export const optimizerDefaults: OptimizerOptions = { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1 }
 
 /** Shape of one batch: `batch` sequences of `length` tokens, of `streams` that carry their states from step to step. */
-export interface BatchShape {
+export interface BatchShape extends Numerics {
   readonly batch: number
   readonly length: number
   /** Sequences in a whole step: batch times accumulation. Every stream owns two slots, read and written in turn; two more serve validation. */
   readonly streams: number
   readonly recompute: boolean
-  readonly precision: Precision
 }
 
 /** What a program of training does with its gradients. */
@@ -51,7 +51,7 @@ export function batchProgram(
   use: GradientUse,
   optimizer: OptimizerOptions,
 ): Program {
-  const { batch, length, streams, recompute, precision } = shape
+  const { batch, length, streams, recompute, ...numerics } = shape
   return trace(
     `train ${use}`,
     (t) => {
@@ -63,11 +63,14 @@ export function batchProgram(
       }
       const hidden = model.forward(t.input("ids", "i32", [batch * length]), rows)
       const targets = t.input("targets", "i32", [batch * length])
-      const { losses } = linearCrossEntropy({ x: hidden, weight: model.head(rows), targets }, { precision })
+      const { losses } = linearCrossEntropy(
+        { x: hidden, weight: model.head(rows), targets },
+        { precision: t.precision },
+      )
       const loss = sum({ x: losses }).y
       const names = [...allParameters(model)]
       const weights = names.map(([name, { shape }]) => t.weight(name, "f32", shape))
-      const grads = gradients([[loss, t.input("scale", "f32", [])]], weights, (a, b) => add({ a, b }).y)
+      const grads = gradients([[loss, t.input("scale", "f32", [])]], weights, arithmetic)
       if (use === "update") return { loss, norm: update(t, model, grads, optimizer) }
       const store = use === "overwrite" ? overwrite : accumulate
       names.forEach(([name, { shape }], i) => {
@@ -75,7 +78,7 @@ export function batchProgram(
       })
       return { loss }
     },
-    { precision },
+    numerics,
   )
 }
 

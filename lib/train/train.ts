@@ -10,7 +10,7 @@ import type { Slot } from "../graph/program.ts"
 import { allParameters } from "../layers/layer.ts"
 import { initialWeights, type LanguageModel } from "../models/language-model.ts"
 import { MambaModel } from "../models/mamba.ts"
-import { type Executable, Store, type StoredKind } from "../native.ts"
+import { activationsOn, type Executable, resolveDevice, Store, type StoredKind } from "../native.ts"
 import { checkpointPath, exists, type Progress, readRun, restoreRun, type StoredSlots, saveRun } from "./checkpoint.ts"
 import { readTexts, type Split, Streams, splitValidation } from "./data.ts"
 import { Metrics } from "./metrics.ts"
@@ -44,9 +44,10 @@ export interface TrainControl {
 
 /**
  * Trains a byte-level model; yields an event per step, validation and checkpoint. After an abort the run has been saved and
- * the generator ends; a killed process, or a loop that breaks out, goes on from its last checkpoint, bit for bit.
+ * the generator ends; a killed process, or a loop that breaks out, goes on from its last checkpoint: on the same kind of
+ * device bit for bit.
  *
- * @throws BAD_OPTION for options; BAD_OPTION when `out` holds a run and `resume` is not set; BAD_CHECKPOINT when the text
+ * @throws BAD_OPTION for options; NO_DEVICE; BAD_OPTION when `out` holds a run and `resume` is not set; BAD_CHECKPOINT when the text
  * of a resumed run is another than it was; NOT_FINITE when the loss is no longer a number (the last checkpoint stays)
  * @example
  * for await (const event of train({ files: ["book.txt"], out: "runs/book", steps: 100 })) console.log(event)
@@ -59,6 +60,7 @@ export async function* train(options: TrainOptions, control: TrainControl = {}):
     "BAD_OPTION",
     () => "train: out is a folder for the run, got none; name it with --out",
   )
+  const device = resolveDevice(options.device)
   const saved = control.resume ? await readRun(out) : undefined
   const recipe = saved?.recipe ?? trainRecipe(options)
   if (saved === undefined) {
@@ -80,7 +82,7 @@ export async function* train(options: TrainOptions, control: TrainControl = {}):
     throw new SelscanError("DISK", `train: folder ${out} could not be made: ${cause.message}`, { out }, { cause })
   })
   await using run = await Run.open(
-    out,
+    { out, device },
     recipe,
     text,
     saved?.progress ?? { step: 0, bytesSeen: 0, seconds: 0, text: hash },
@@ -119,9 +121,14 @@ class Run {
     this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset })
   }
 
-  static async open(out: string, recipe: TrainRecipe, text: Split, progress: Progress): Promise<Run> {
+  static async open(
+    { out, device }: { out: string; device: string },
+    recipe: TrainRecipe,
+    text: Split,
+    progress: Progress,
+  ): Promise<Run> {
     const model = new MambaModel(recipe.config)
-    const store = new Store()
+    const store = new Store(device)
     try {
       const programs = await Programs.compile(store, model, recipe)
       if (progress.step === 0) {
@@ -287,11 +294,12 @@ class Programs {
     const { batch, accumulation, length, recompute, precision, beta1, beta2, decay, clip } = recipe
     const optimizer = { ...optimizerDefaults, beta1, beta2, decay, clip }
     const streams = batch * accumulation
-    const shape = { batch, length, streams, recompute, precision }
+    const numerics = { precision, activations: activationsOn(store.device, precision) }
+    const shape = { batch, length, streams, recompute, ...numerics }
     const uses = accumulation === 1 ? (["update"] as const) : (["overwrite", "accumulate"] as const)
     const batches = await Promise.all(uses.map((use) => store.compile(batchProgram(model, shape, use, optimizer))))
     const update = accumulation === 1 ? undefined : await store.compile(updateProgram(model, optimizer))
-    const score = scoreProgram(model, { rows: scoreRows, slots: 3 + 2 * streams, matrixDtype: "f32", precision })
+    const score = scoreProgram(model, { rows: scoreRows, slots: 3 + 2 * streams, matrixDtype: "f32", ...numerics })
     return new Programs(batches, update, await store.compile(score), streams)
   }
 

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import test from "ava"
+import { devices } from "../../lib/native.ts"
 
 const entry = fileURLToPath(new URL("./entry.ts", import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), "selscan-cli-"))
@@ -74,6 +75,31 @@ test.before("a tiny model is trained by the command", async (t) => {
     .split("\n")
     .map((line) => JSON.parse(line))
   t.deepEqual([...new Set(events.map((event) => event.type))], ["step", "validation", "saved"])
+})
+
+test("a device is chosen by name, and one that is none or cannot be had is refused", async (t) => {
+  const generate = ["generate", "pease", "--model", model, "--max-tokens", "3", "--device"]
+  const train = ["train", ...tiny, "--out", join(folder, "never"), "--device"]
+  const judge = ["eval", "bpb", "--file", text, "--model", model, "--device"]
+  t.is((await selscan([...generate, "cpu"])).code, 0)
+  for (const command of [generate, train, judge]) {
+    const { code, out, err } = await selscan([...command, "gpu"])
+    t.is(code, 2)
+    t.is(out, "")
+    t.regex(err, /^selscan: device: one of auto, cpu, .*is expected, got gpu\n$/)
+  }
+  const { missing } = devices().find(({ name }) => name === "cuda")!
+  if (missing === undefined) return
+  const { code, err } = await selscan([...generate, "cuda:1"])
+  t.is(code, 1)
+  t.is(err, `selscan: device cuda:1: ${missing}\n`)
+})
+
+test("a run goes on where its user says", async (t) => {
+  const out = join(folder, "resumed")
+  t.is((await selscan(["train", ...tiny, "--out", out, "--steps", "2", "--device", "cpu", "--json"])).code, 0)
+  t.is((await selscan(["train", "--resume", out, "--device", "cpu", "--json"])).code, 0)
+  t.is((await selscan(["train", "--resume", out, "--device", "gpu", "--json"])).code, 2)
 })
 
 test("generate streams text after the prompt, the same for the same seed", async (t) => {

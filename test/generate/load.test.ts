@@ -5,6 +5,8 @@ import { join } from "node:path"
 import test from "ava"
 import { openSafetensors, writeSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { load } from "../../lib/generate/load.ts"
+import { devices } from "../../lib/native.ts"
+import { device } from "../device.ts"
 import { tinyModel } from "./tiny.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "selscan-load-"))
@@ -17,7 +19,7 @@ test.before("a tiny model is saved", async () => {
 })
 
 async function tokens(path: string, options = {}): Promise<readonly { id: number; logprob: number }[]> {
-  await using model = await load(path, options)
+  await using model = await load(path, { device, ...options })
   using session = model.session()
   const list = []
   for await (const token of session.tokens([72, 105], { temperature: 0, maxTokens: 8 })) list.push(token)
@@ -25,7 +27,7 @@ async function tokens(path: string, options = {}): Promise<readonly { id: number
 }
 
 test("a saved model loads with the same bits, in either naming", async (t) => {
-  await using model = await load(saved)
+  await using model = await load(saved, { device })
   await model.save(join(folder, "transformers"), { naming: "transformers" })
   const config = JSON.parse(await readFile(join(folder, "transformers", "config.json"), "utf8"))
   t.is(config.model_type, "mamba")
@@ -35,14 +37,14 @@ test("a saved model loads with the same bits, in either naming", async (t) => {
 })
 
 test("halves are read: bf16 stays bf16 in matrices alone, f16 is widened", async (t) => {
-  await using model = await load(saved)
+  await using model = await load(saved, { device })
   for (const dtype of ["bf16", "f16"] as const) {
     const path = join(folder, dtype)
     await model.save(path, { dtype })
     await using file = await openSafetensors(join(path, "model.safetensors"))
     t.is(file.tensors.get("backbone.layers.0.mixer.in_proj.weight")?.dtype, dtype === "bf16" ? "BF16" : "F16")
     t.is(file.tensors.get("backbone.layers.0.mixer.A_log")?.dtype, "F32")
-    await using half = await load(path)
+    await using half = await load(path, { device })
     t.is(half.precision, dtype === "bf16" ? "bf16" : "f32")
     const close = (await tokens(path, { precision: "f32" }))[0]!
     t.true(Math.abs(close.logprob - (await tokens(saved))[0]!.logprob) < 0.05)
@@ -123,12 +125,17 @@ test("options are checked by name and value", async (t) => {
   )
   t.like(await t.throwsAsync(() => load(saved, { precision: "f64" as "f32" })), { code: "BAD_OPTION" })
   t.like(await t.throwsAsync(() => load(saved, { sessions: 0 })), { code: "BAD_OPTION" })
-  t.like(await t.throwsAsync(() => load(saved, { device: "cuda" }), { message: /cpu/ }), { code: "NO_DEVICE" })
+  const { missing } = devices().find(({ name }) => name === "cuda")!
+  if (missing !== undefined) {
+    const message = `device cuda: ${missing}`
+    t.like(await t.throwsAsync(() => load(saved, { device: "cuda" }), { message }), { code: "NO_DEVICE" })
+  }
+  t.like(await t.throwsAsync(() => load(saved, { device: "gpu" as "cuda" })), { code: "BAD_OPTION" })
   t.like(await t.throwsAsync(() => load("")), { code: "BAD_INPUT" })
 })
 
 test("saving where nothing can be written says so", async (t) => {
-  await using model = await load(saved)
+  await using model = await load(saved, { device })
   const blocked = join(saved, "config.json", "inside-a-file")
   t.like(await t.throwsAsync(() => model.save(blocked)), { code: "DISK" })
   t.like(await t.throwsAsync(() => model.save(join(folder, "x"), { dtype: "int8" as "f32" })), { code: "BAD_OPTION" })

@@ -8,7 +8,8 @@ import { type Program, trace } from "../../lib/graph/program.ts"
 import type { Trace } from "../../lib/graph/trace.ts"
 import type { Value } from "../../lib/graph/value.ts"
 import { type HostArray, Store } from "../../lib/native.ts"
-import { add } from "../../lib/ops/elementwise.ts"
+import { arithmetic } from "../../lib/ops/cast.ts"
+import { device } from "../device.ts"
 import type { GoldenCase } from "./case.ts"
 import { type Comparison, compare } from "./compare.ts"
 import { type Layout, toOurs, toTheirs } from "./layout.ts"
@@ -70,13 +71,13 @@ export async function runForm(golden: GoldenCase, form: Form): Promise<Compariso
         ? gradients(
             pairs,
             known.map((name) => values[name]!),
-            (a, b) => add({ a, b }).y,
+            arithmetic,
           )
         : []
     const results = kept.map(([name, value]) => [`out.${name}`, value] as const)
     return Object.fromEntries([...results, ...known.map((name, i) => [`grad.${name}`, grads[i]!] as const)])
   })
-  await using store = new Store("cpu")
+  await using store = new Store(device)
   const got = await runOn(store, program, host)
   return Object.entries(got).map(([name, data]) => {
     const [kind, key] = [name.slice(0, name.indexOf(".")), name.slice(name.indexOf(".") + 1)]

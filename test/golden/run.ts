@@ -1,16 +1,29 @@
 /**
- * `npm run golden -- DIR`: runs every case and every model folder of DIR, a folder of golden cases.
+ * `npm run golden -- DIR [--device D]`: runs every case and every model folder of DIR, a folder of golden cases.
  *
  * Names each tensor that differs and each family not supported yet, and ends with `N passed, N failed, N skipped`.
  */
+import { parseArgs } from "node:util"
 import { SelscanError } from "../../lib/errors.ts"
-import { listCases, type Outcome, runCase } from "./runner.ts"
+import type { Outcome } from "./runner.ts"
 
-async function main(folders: readonly string[]): Promise<number> {
+function options() {
+  try {
+    return parseArgs({ allowPositionals: true, options: { device: { type: "string" } } })
+  } catch (error) {
+    console.error((error as Error).message)
+    return { positionals: [], values: {} }
+  }
+}
+
+async function main(): Promise<number> {
+  const { positionals: folders, values } = options()
   if (folders.length === 0) {
-    console.error("usage: npm run golden -- DIR")
+    console.error("usage: npm run golden -- DIR [--device cpu|cuda|emulated]")
     return 2
   }
+  if (values.device !== undefined) process.env.DEVICE = values.device
+  const { listCases, runCase } = await import("./runner.ts") // after DEVICE is set: test/device.ts reads it
   const outcomes: Outcome[] = []
   for (const folder of folders) {
     for (const entry of await listCases(folder)) {
@@ -31,7 +44,7 @@ async function main(folders: readonly string[]): Promise<number> {
 }
 
 try {
-  process.exitCode = await main(process.argv.slice(2))
+  process.exitCode = await main()
 } catch (error) {
   console.error(error instanceof SelscanError ? error.message : error)
   process.exitCode = 1

@@ -10,9 +10,10 @@ import { type Program, trace } from "../../lib/graph/program.ts"
 import { record, type Trace } from "../../lib/graph/trace.ts"
 import type { Value } from "../../lib/graph/value.ts"
 import { type HostArray, Store } from "../../lib/native.ts"
+import { arithmetic, cast } from "../../lib/ops/cast.ts"
 import { add, exp, multiply, scale } from "../../lib/ops/elementwise.ts"
-
-const sum = (a: Value, b: Value) => add({ a, b }).y
+import { linear } from "../../lib/ops/linear.ts"
+import { sum } from "../../lib/ops/reduce.ts"
 
 async function run(program: Program, inputs: Record<string, HostArray>): Promise<Record<string, number[]>> {
   await using store = new Store("cpu")
@@ -28,7 +29,7 @@ test("a value used twice gets the sum of its gradients", async (t) => {
   const program = trace("square", (tr) => {
     const x = tr.input("x", "f32", [3])
     const { y } = multiply({ a: x, b: x })
-    return { dx: gradients(seeded(tr, add({ a: y, b: x }).y), [x], sum)[0]! }
+    return { dx: gradients(seeded(tr, add({ a: y, b: x }).y), [x], arithmetic)[0]! }
   })
   const { dx } = await run(program, { x: floats(1, -2, 0.5), dy: floats(1, 10, 100) })
   t.deepEqual(dx, [3, -30, 200]) // 2x + 1
@@ -39,7 +40,7 @@ test("tied weights sum their gradients", async (t) => {
     const x = tr.input("x", "f32", [2])
     const first = multiply({ a: x, b: tr.weight("w", "f32", [2]) }).y
     const second = multiply({ a: first, b: tr.weight("w", "f32", [2]) }).y
-    return { dw: gradients(seeded(tr, second), [tr.weight("w", "f32", [2])], sum)[0]! }
+    return { dw: gradients(seeded(tr, second), [tr.weight("w", "f32", [2])], arithmetic)[0]! }
   })
   await using store = new Store("cpu")
   await store.upload("weight", { name: "w", dtype: "f32", shape: [2] }, floats(3, 5))
@@ -57,7 +58,7 @@ test("several outputs are differentiated together", async (t) => {
       [a, tr.input("da", "f32", [1])],
       [b, tr.input("db", "f32", [1])],
     ] as const
-    return { dx: gradients(seeds, [x], sum)[0]! }
+    return { dx: gradients(seeds, [x], arithmetic)[0]! }
   })
   t.deepEqual((await run(program, { da: floats(1), db: floats(10) })).dx, [32])
 })
@@ -65,16 +66,16 @@ test("several outputs are differentiated together", async (t) => {
 test("the gradient of an intermediate value can be asked for", async (t) => {
   const program = trace("middle", (tr) => {
     const { y: middle } = scale({ x: tr.input("x", "f32", [1]) }, { factor: 2 })
-    return { grad: gradients(seeded(tr, scale({ x: middle }, { factor: 5 }).y), [middle], sum)[0]! }
+    return { grad: gradients(seeded(tr, scale({ x: middle }, { factor: 5 }).y), [middle], arithmetic)[0]! }
   })
   t.deepEqual((await run(program, { dy: floats(1) })).grad, [5])
 })
 
 test("nodes that no gradient flows through are not walked", (t) => {
-  const { trace: recorded } = record("side", "f32", (tr) => {
+  const { trace: recorded } = record("side", (tr) => {
     const x = tr.input("x", "f32", [1])
     const c = exp({ x: tr.input("c", "f32", [1]) }).y
-    gradients(seeded(tr, multiply({ a: x, b: c }).y), [x], sum)
+    gradients(seeded(tr, multiply({ a: x, b: c }).y), [x], arithmetic)
   })
   // The product's two gradients; the exponential, whose input is not asked for, has none.
   t.deepEqual(
@@ -111,9 +112,9 @@ function fails(
 ): void {
   const error = t.throws(
     () =>
-      record("test", "f32", (tr) => {
+      record("test", (tr) => {
         const x = tr.input("x", "f32", [2])
-        gradients(seeded(tr, fn(tr, x)), [x], sum)
+        gradients(seeded(tr, fn(tr, x)), [x], arithmetic)
       }),
     { instanceOf: SelscanError, message },
   )
@@ -148,9 +149,49 @@ test("a value that the outputs do not depend on is an error", (t) => {
   fails(t, (_tr, x) => stopping({ x }).y, "NO_GRADIENT", "gradients: x is not reached from the outputs; leave it out")
 })
 
+test("a gradient has the dtype of its value: what a rule gives in another is cast", (t) => {
+  const { trace: recorded } = record("mixed", (tr) => {
+    const x = tr.input("x", "bf16", [2, 2])
+    const { y } = scale({ x }, { factor: 3 })
+    // The sum is f32 whatever it adds, and so is its gradient, once broadcast.
+    const total = add({ a: sum({ x: y }).y, b: sum({ x }).y }).y
+    const [dx, dy] = gradients([[total, tr.input("dtotal", "f32", [])]], [x, y], arithmetic)
+    t.is(dx!.dtype, "bf16")
+    t.is(dy!.dtype, "bf16")
+  })
+  t.deepEqual(
+    recorded.nodes.slice(4).map(({ op, outputs }) => `${op.name} ${Object.values(outputs)[0]!.dtype}`),
+    ["broadcastLike f32", "cast bf16", "broadcastLike f32", "cast bf16", "scale bf16", "add bf16"],
+  )
+})
+
+test("a cotangent in another dtype is cast before it is used", (t) => {
+  record("cotangent", (tr) => {
+    const x = tr.input("x", "f32", [2])
+    const y = cast({ x }, { dtype: "bf16" }).y
+    t.is(y.dtype, "bf16")
+    t.is(gradients([[y, tr.input("dy", "f32", [2])]], [x], arithmetic)[0]!.dtype, "f32")
+    t.deepEqual(
+      tr.nodes.map(({ op, attrs }) => `${op.name} ${attrs.dtype}`),
+      ["cast bf16", "cast bf16", "cast f32"],
+    )
+  })
+})
+
+test("the gradient of a bf16 weight gathers in f32", (t) => {
+  record("weight", (tr) => {
+    const weight = tr.weight("w", "bf16", [3, 2])
+    const first = linear({ x: tr.input("x", "bf16", [4, 2]), weight }).y
+    const second = linear({ x: tr.input("z", "bf16", [4, 2]), weight }).y
+    const y = add({ a: first, b: second }).y
+    t.is(gradients([[y, tr.input("dy", "bf16", [4, 3])]], [weight], arithmetic)[0]!.dtype, "f32")
+    t.false(tr.nodes.some(({ op }) => op.name === "cast"))
+  })
+})
+
 test("gradients have the shape of their value", (t) => {
   fails(t, (_tr, x) => inflating({ x }).y, "BAD_SHAPE", "gradients: gradient of x is [2], got [2,2]")
-  t.throws(() => gradients([], [], sum), { message: "gradients: at least one output is needed, got none" })
+  t.throws(() => gradients([], [], arithmetic), { message: "gradients: at least one output is needed, got none" })
 })
 
 const inputs = { x: floats(0.5, -1, 2, 0.1), w: floats(1, 2, -1, 0.3), dy: floats(1, -1, 0.5, 2) }
@@ -163,7 +204,7 @@ function blocks(withCheckpoint: boolean): Program {
     const x = tr.input("x", "f32", [4])
     let y = x
     for (let i = 0; i < 3; i++) y = tr.scope(`layers.${i}`, () => wrapped(y))
-    const [dx, dw] = gradients(seeded(tr, y), [x, w], sum)
+    const [dx, dw] = gradients(seeded(tr, y), [x, w], arithmetic)
     return { y, dx: dx!, dw: dw! }
   })
 }
@@ -194,7 +235,9 @@ test("what lies inside checkpointed blocks is not kept for the backward pass", (
 test("a checkpointed function may return its input", async (t) => {
   const program = trace("identity", (tr) => {
     const x = tr.input("x", "f32", [1])
-    return { dx: gradients(seeded(tr, scale({ x: checkpoint((v: Value) => v)(x) }, { factor: 3 }).y), [x], sum)[0]! }
+    return {
+      dx: gradients(seeded(tr, scale({ x: checkpoint((v: Value) => v)(x) }, { factor: 3 }).y), [x], arithmetic)[0]!,
+    }
   })
   t.deepEqual((await run(program, { dy: floats(2) })).dx, [6])
 })

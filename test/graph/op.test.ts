@@ -19,7 +19,7 @@ const mix = op({
   grad: null,
 })
 
-const inTrace = (fn: (t: Trace) => void) => record("test", "f32", fn)
+const inTrace = (fn: (t: Trace) => void) => record("test", fn)
 
 function refused(
   t: import("ava").ExecutionContext,
@@ -60,6 +60,57 @@ test("float takes f32 and bf16, and nothing else", (t) => {
     "BAD_INPUT",
     "testMix: x is f32, got bf16",
   )
+})
+
+const follow = op({
+  name: "testFollow",
+  inputs: { "skip?": "float rows", scale: "rows", x: "float rows" },
+  outputs: { y: "float rows", total: "rows" },
+  grad: null,
+})
+const choose = op({
+  name: "testChoose",
+  inputs: { x: "float ..." },
+  outputs: { y: "float ...", count: "i32 2" },
+  attrs: { dtype: "same" },
+  grad: null,
+})
+
+test("an output marked float has the dtype of the first input given that is marked so", (t) => {
+  inTrace((tr) => {
+    const [half, full] = [tr.input("half", "bf16", [3]), f32(tr, "full", 3)]
+    const dtypes = (outputs: Record<string, Value>) => Object.values(outputs).map(({ dtype }) => dtype)
+    t.deepEqual(dtypes(follow({ scale: full, x: half })), ["bf16", "f32"])
+    t.deepEqual(dtypes(follow({ scale: full, x: full })), ["f32", "f32"])
+    t.deepEqual(dtypes(follow({ skip: full, scale: full, x: half })), ["f32", "f32"])
+    t.deepEqual(dtypes(follow({ x: full, scale: full, skip: half })), ["bf16", "f32"], "in the signature's order")
+  })
+})
+
+test("the attribute dtype names the dtype of outputs marked float, unless it is same", (t) => {
+  inTrace((tr) => {
+    const [half, full] = [tr.input("half", "bf16", [2, 3]), f32(tr, "full", 2, 3)]
+    t.is(choose({ x: half }).y.dtype, "bf16")
+    t.is(choose({ x: full }, { dtype: "bf16" }).y.dtype, "bf16")
+    t.is(choose({ x: half }, { dtype: "f32" }).y.dtype, "f32")
+    t.is(choose({ x: half }, { dtype: "f32" }).count.dtype, "i32")
+    t.deepEqual(choose({ x: half }).y.shape, [2, 3])
+  })
+  refused(
+    t,
+    (tr) => tr.scope("head", () => choose({ x: f32(tr, "x", 2) }, { dtype: "f16" })),
+    "BAD_OPTION",
+    "head: testChoose: dtype is same, f32 or bf16, got f16; same is that of the input",
+  )
+})
+
+test("a trace's precision and activations are f32 or bf16", (t) => {
+  t.throws(() => trace("odd", () => ({}), { activations: "f16" as never }), {
+    message: "trace odd: activations is f32 or bf16, got f16",
+  })
+  t.throws(() => trace("odd", () => ({}), { activation: "f32" } as never), {
+    message: "trace odd: unknown option activation, did you mean activations?",
+  })
 })
 
 test("a size that differs names both sides", (t) => {

@@ -3,10 +3,13 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import test from "ava"
 import { expectedTensors } from "../../lib/checkpoint/names.ts"
 import { stepProgram } from "../../lib/generate/programs.ts"
+import type { Program } from "../../lib/graph/program.ts"
+import type { Value } from "../../lib/graph/value.ts"
 import { allParameters, parameterCount } from "../../lib/layers/layer.ts"
 import { Mamba } from "../../lib/layers/mamba.ts"
 import { initialWeights } from "../../lib/models/language-model.ts"
 import { MambaModel, mambaConfig, mambaPreset, mambaPresets } from "../../lib/models/mamba.ts"
+import { batchProgram, optimizerDefaults } from "../../lib/train/program.ts"
 
 /** Exact sizes of the published models: Mamba's from its configurations, MambaByte's with tied heads and RMSNorm. */
 const counts = {
@@ -54,6 +57,87 @@ function againstSnapshot(t: import("ava").ExecutionContext, name: string, print:
   t.true(existsSync(path), "the snapshot exists")
   t.is(text, readFileSync(path, "utf8"))
 }
+
+/** Every value of a program by the op and output that make it, or by its storage and name. */
+function dtypesOf(program: Program): Map<string, Set<string>> {
+  const found = new Map<string, Set<string>>()
+  const see = (key: string, { dtype }: Value) => found.set(key, (found.get(key) ?? new Set()).add(dtype))
+  const used = new Set(program.values)
+  for (const node of program.nodes)
+    for (const [key, value] of Object.entries(node.outputs)) if (used.has(value)) see(`${node.op.name}.${key}`, value)
+  for (const value of program.values) if (value.storage !== "temporary") see(value.storage, value)
+  return found
+}
+
+const lists = (found: Map<string, Set<string>>, dtype: string) =>
+  [...found].flatMap(([key, dtypes]) => (dtypes.has(dtype) ? [key] : [])).sort()
+
+const tiny = new MambaModel(mambaConfig({ dim: 8, layers: 2, vocab: 256, state: 4 }))
+const halves = { precision: "bf16", activations: "bf16" } as const
+
+test("with bf16 activations all that flows inside a block is bf16; the stream, statistics and logits are f32", (t) => {
+  const program = stepProgram(tiny, "prompt", { rows: 4, slots: 4, matrixDtype: "bf16", ...halves })
+  const found = dtypesOf(program)
+  t.deepEqual(lists(found, "bf16"), [
+    "causalConv.y",
+    "gatherRows.y",
+    "linear.y",
+    "rmsNorm.y",
+    "selectiveScan.y",
+    "split.a",
+    "split.b",
+    "weight",
+  ])
+  t.deepEqual(lists(found, "f32"), [
+    "embedding.y",
+    "input",
+    "linear.y",
+    "negExp.y",
+    "sample.logprobs",
+    "state",
+    "weight",
+  ])
+  // Linears in f32 are those that add to the stream, and the head.
+  for (const { op, inputs, outputs, path } of program.nodes) {
+    if (op.name !== "linear") continue
+    const stream = inputs.residual !== undefined || path === ""
+    t.is(outputs.y!.dtype, stream ? "f32" : "bf16", path)
+    t.is(inputs.residual?.dtype ?? "f32", "f32", path)
+  }
+})
+
+test("with bf16 activations the gradients of weights and of the stream are f32, and no others", (t) => {
+  const shape = { batch: 2, length: 4, streams: 2, recompute: false, ...halves }
+  const program = batchProgram(tiny, shape, "update", optimizerDefaults)
+  const found = dtypesOf(program)
+  t.deepEqual(
+    lists(found, "bf16").filter((key) => key.includes("Grad")),
+    ["causalConvGrad.dx", "linearCrossEntropyGrad.dx", "linearInputGrad.dx"].concat(
+      ["dB", "dC", "ddelta", "dx", "dz"].map((key) => `selectiveScanGrad.${key}`),
+    ),
+  )
+  t.deepEqual(
+    lists(found, "f32").filter((key) => key.includes("Grad")),
+    [
+      "causalConvGrad.dbias",
+      "causalConvGrad.dweight",
+      "embeddingGrad.dweight",
+      "linearCrossEntropyGrad.dweight",
+    ].concat(
+      ["linearWeightGrad.dweight", "rmsNormGrad.dweight", "rmsNormGrad.dx"],
+      ["dA", "dD", "dbias"].map((key) => `selectiveScanGrad.${key}`),
+    ),
+  )
+  t.deepEqual([...found.get("weight")!, ...found.get("training")!], ["f32", "f32"])
+  t.is(program.nodes.filter(({ op }) => op.name === "cast").length, 0, "no rule gives another dtype than is wanted")
+})
+
+test("the programs of a tiny model with bf16 activations are those of their snapshots", (t) => {
+  const step = stepProgram(tiny, "next", { rows: 1, slots: 4, matrixDtype: "bf16", ...halves })
+  againstSnapshot(t, "tiny-bf16-next", step.print())
+  const shape = { batch: 2, length: 4, streams: 2, recompute: false, ...halves }
+  againstSnapshot(t, "tiny-bf16-train", batchProgram(tiny, shape, "overwrite", optimizerDefaults).print())
+})
 
 test("weights are drawn as in the paper's code", (t) => {
   const config = mambaConfig({ dim: 64, layers: 4, vocab: 256 })

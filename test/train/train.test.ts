@@ -9,6 +9,7 @@ import { openSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { load } from "../../lib/generate/load.ts"
 import type { TrainOptions } from "../../lib/train/options.ts"
 import { type TrainControl, type TrainEvent, train } from "../../lib/train/train.ts"
+import { device } from "../device.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "selscan-train-"))
 test.after.always(() => rm(folder, { recursive: true, force: true }))
@@ -29,6 +30,7 @@ const optionsOf = (extra: Partial<TrainOptions> = {}): TrainOptions => ({
   files: [text],
   out: join(folder, `run-${runs++}`),
   ...small,
+  device,
   ...extra,
 })
 
@@ -65,7 +67,7 @@ test("training lowers the loss and leaves a model that loads", async (t) => {
   const seen = losses(await events(options))
   t.is(seen.length, 60)
   t.true(seen[0]! > 6 && seen.at(-1)! < seen[0]! - 2, `${seen[0]} → ${seen.at(-1)} bits per byte`)
-  await using model = await load(options.out)
+  await using model = await load(options.out, { device })
   t.true((await model.bitsPerByte(await readFile(text))) < 6)
   t.regex(await readFile(join(options.out, "loss.svg"), "utf8"), /^<svg/)
 })

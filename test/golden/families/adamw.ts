@@ -2,6 +2,7 @@ import { expect } from "../../../lib/errors.ts"
 import { trace } from "../../../lib/graph/program.ts"
 import { Store } from "../../../lib/native.ts"
 import { adamW } from "../../../lib/ops/adam-w.ts"
+import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
 import { type Family, run } from "../family.ts"
@@ -19,7 +20,7 @@ export const adamWFamily: Family = {
       shape: golden.shape(`in.param${key}`),
       decay: nth(golden, "weight_decay", i),
     }))
-    await using store = new Store("cpu")
+    await using store = new Store(device)
     for (const { key, shape } of tensors) {
       await store.upload("weight", { name: `param${key}`, dtype: "f32", shape }, golden.floats(`in.param${key}`))
     }

@@ -2,6 +2,7 @@ import { expect } from "../../../lib/errors.ts"
 import { type Program, trace } from "../../../lib/graph/program.ts"
 import { Store } from "../../../lib/native.ts"
 import { causalConv } from "../../../lib/ops/causal-conv.ts"
+import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
 import { type Family, run } from "../family.ts"
@@ -19,7 +20,7 @@ export const causalConv1dUpdateFamily: Family = {
   ops: ["causal_conv1d_update"],
   run: async (golden) => {
     const stream = new Stream(golden)
-    await using store = new Store("cpu")
+    await using store = new Store(device)
     const tails = stream.initialTails()
     await store.upload("state", { name: "conv", dtype: "f32", shape: stream.tailShape }, tails)
     const executable = await store.compile(stream.program())

@@ -3,10 +3,11 @@ import { gradients } from "../../../lib/graph/gradient.ts"
 import { type Program, trace } from "../../../lib/graph/program.ts"
 import { allParameters } from "../../../lib/layers/layer.ts"
 import { Store } from "../../../lib/native.ts"
-import { add } from "../../../lib/ops/elementwise.ts"
+import { arithmetic } from "../../../lib/ops/cast.ts"
 import { linear } from "../../../lib/ops/linear.ts"
 import { linearCrossEntropy } from "../../../lib/ops/linear-cross-entropy.ts"
 import { sum } from "../../../lib/ops/reduce.ts"
+import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
 import { type Family, runOn } from "../family.ts"
@@ -82,7 +83,7 @@ async function compareLoss(golden: GoldenCase, checkpoint: MambaCheckpoint): Pro
       return t.weight(ours, "f32", parameters.get(ours)!.shape)
     })
     const seed = t.input("seed", "f32", [])
-    const grads = values.length === 0 ? [] : gradients([[total, seed]], values, (a, b) => add({ a, b }).y)
+    const grads = values.length === 0 ? [] : gradients([[total, seed]], values, arithmetic)
     return { total, ...Object.fromEntries(wanted.map((name, i) => [`grad.${name}`, grads[i]!])) }
   })
   await using store = await storeOf(program, checkpoint)
@@ -112,7 +113,7 @@ export function shifted(all: Int32Array, [batch = 1, tokens = 2]: readonly numbe
 
 /** A store that holds the weights a program reads. */
 export async function storeOf(program: Program, { weights }: MambaCheckpoint): Promise<Store> {
-  const store = new Store("cpu")
+  const store = new Store(device)
   for (const slot of program.stored("weight")) {
     const data = weights.get(slot.name)
     expect(data !== undefined, "BAD_CHECKPOINT", () => `golden: weight ${slot.name} is in the checkpoint, got none`)

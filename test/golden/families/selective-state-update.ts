@@ -2,6 +2,7 @@ import { expect } from "../../../lib/errors.ts"
 import { trace } from "../../../lib/graph/program.ts"
 import { type HostArray, Store } from "../../../lib/native.ts"
 import { selectiveScan } from "../../../lib/ops/selective-scan.ts"
+import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { compare } from "../compare.ts"
 import { type Family, run } from "../family.ts"
@@ -32,7 +33,7 @@ export const selectiveStateUpdateFamily: Family = {
       ...(golden.has("in.z") && { z: [batch, inner] }),
       ...(golden.has("in.dt_bias") && { dt_bias: [inner] }),
     }
-    await using store = new Store("cpu")
+    await using store = new Store(device)
     // Slot 0 is nobody's; sequence b owns slot b + 1.
     const slots = { name: "ssm", dtype: "f32", shape: [batch + 1, inner, state] } as const
     const slotBytes = inner * state * Float32Array.BYTES_PER_ELEMENT
