@@ -7,11 +7,12 @@ import type { Circumstances } from "./machine.ts"
 import type { Measurement } from "./measure.ts"
 import { aligned, digits } from "./table.ts"
 
-type Line = Circumstances & Measurement & { readonly bench: string }
+/** Records of a GPU name it and the dtype, those of the cpu its instruction set and threads. */
+type Line = Circumstances & Measurement & { readonly bench: string; readonly gpu?: string; readonly dtype?: string }
 
 /** Lines are comparable when all of this is the same. */
-const keyOf = ({ bench, shape, unit, cpu, instructionSet, threads }: Line) =>
-  JSON.stringify([bench, shape, unit, cpu, instructionSet, threads])
+const keyOf = ({ bench, shape, unit, cpu, instructionSet, threads, gpu, dtype }: Line) =>
+  JSON.stringify([bench, shape, unit, cpu, instructionSet, threads, gpu, dtype])
 
 function linesOf(path: string): Line[] {
   expect(
@@ -56,7 +57,8 @@ export function compare(path: string, commits: readonly string[]): string {
   expect(
     both.length > 0,
     "BAD_OPTION",
-    () => "compare: the two have no measurement in common; cpu, instruction set, threads and shape must agree",
+    () =>
+      "compare: the two have no measurement in common; machine, instruction set, threads, dtype and shape must agree",
   )
   const rows = both.map(([left, right]) => [
     `${left.bench}: ${left.shape}`,

@@ -2,6 +2,7 @@
  * Where and of what a measurement was taken.
  */
 import { execFileSync } from "node:child_process"
+import { existsSync, readFileSync } from "node:fs"
 import { cpus } from "node:os"
 import { setTimeout as delay } from "node:timers/promises"
 import { devices } from "../lib/native.ts"
@@ -21,8 +22,10 @@ function git(...words: string[]): string {
   return execFileSync("git", words, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim()
 }
 
-/** `d9b73ec` or `d9b73ec-dirty`; `unknown` outside of a git checkout. */
-function commit(): string {
+/** `d9b73ec` or `d9b73ec-dirty`; in a GPU bundle, the commit that was packed; `unknown` outside of both. */
+export function commit(): string {
+  const bundle = new URL("bundle.json", root)
+  if (existsSync(bundle)) return (JSON.parse(readFileSync(bundle, "utf8")) as { commit: string }).commit
   try {
     // Records of earlier runs do not change what is measured.
     const dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bench/results") !== ""
@@ -38,8 +41,8 @@ export function circumstances(): Circumstances {
     date: new Date().toISOString(),
     commit: commit(),
     cpu: cpus()[0]?.model.trim() ?? "unknown",
-    instructionSet: device!.instructionSet,
-    threads: device!.threads,
+    instructionSet: device!.instructionSet!,
+    threads: device!.threads!,
   }
 }
 

@@ -8,7 +8,7 @@ import { type Program, trace } from "../lib/graph/program.ts"
 import type { Trace } from "../lib/graph/trace.ts"
 import { dtypeSizeBytes, type Node, type Value } from "../lib/graph/value.ts"
 import { type HostArray, Store } from "../lib/native.ts"
-import { add } from "../lib/ops/elementwise.ts"
+import { arithmetic } from "../lib/ops/cast.ts"
 import { normal, type Tensor64 } from "../test/ops/spec.ts"
 import { type Measurement, type Outcome, scaled, statistics, timed } from "./measure.ts"
 import { type Limits, limits, shareOf } from "./native.ts"
@@ -53,7 +53,7 @@ function prepare(subject: Subject, pass: "forward" | "backward"): Prepared {
     const grads = gradients(
       pairs,
       wrt.map((key) => values[key]!),
-      (a, b) => add({ a, b }).y,
+      arithmetic,
     )
     return Object.fromEntries(wrt.map((key, i) => [`d${key}`, grads[i]!]))
   })

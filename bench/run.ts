@@ -12,7 +12,7 @@ import type { BenchModule, Measurement } from "./measure.ts"
 import { table } from "./table.ts"
 
 const folder = fileURLToPath(new URL(".", import.meta.url))
-const records = fileURLToPath(new URL("results/cpu.jsonl", import.meta.url))
+const recordsOf = (device: "cpu" | "cuda") => fileURLToPath(new URL(`results/${device}.jsonl`, import.meta.url))
 const names = readdirSync(folder).flatMap((file) => /^(.+)\.bench\.ts$/.exec(file)?.[1] ?? [])
 
 const load = (name: string) => import(`./${name}.bench.ts`) as Promise<BenchModule>
@@ -22,14 +22,14 @@ async function usage(): Promise<string> {
   return `Measures this package on this machine.
 
   npm run bench [-- NAME...] [--record] [--json] [--threads N]
-  npm run bench -- compare A B
+  npm run bench -- compare A B [--gpu]
 
 ${lines.join("\n")}
 
   --record     appends every result to bench/results/cpu.jsonl
   --json       prints one object instead of tables
   --threads N  threads of the addon (default: all usable cores)
-  compare      two recorded commits, line by line`
+  compare      two recorded commits, line by line; with --gpu those of bench/results/cuda.jsonl`
 }
 
 function options() {
@@ -40,6 +40,7 @@ function options() {
         record: { type: "boolean", default: false },
         json: { type: "boolean", default: false },
         threads: { type: "string", default: "0" },
+        gpu: { type: "boolean", default: false },
         help: { type: "boolean", default: false },
       },
     })
@@ -53,13 +54,15 @@ const busyMax = 0.1
 
 function record(bench: string, where: Circumstances & { busy: number }, results: readonly Measurement[]): void {
   mkdirSync(fileURLToPath(new URL("results/", import.meta.url)), { recursive: true })
-  for (const result of results) appendFileSync(records, `${JSON.stringify({ ...where, bench, ...result })}\n`)
+  for (const result of results) appendFileSync(recordsOf("cpu"), `${JSON.stringify({ ...where, bench, ...result })}\n`)
 }
 
 async function main(): Promise<void> {
   const { values, positionals } = options()
   if (values.help) return console.log(await usage())
-  if (positionals[0] === "compare") return console.log(compare(records, positionals.slice(1)))
+  if (positionals[0] === "compare") {
+    return console.log(compare(recordsOf(values.gpu ? "cuda" : "cpu"), positionals.slice(1)))
+  }
   for (const name of positionals) {
     expect(names.includes(name), "BAD_OPTION", () => `bench: unknown benchmark ${name}, ${suggestion(name, names)}`)
   }

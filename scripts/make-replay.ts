@@ -18,13 +18,14 @@ import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
 
 const usage = `Writes replay files of the addon's programs.
 
-  npx tsx scripts/make-replay.ts [--out DIR] [--dim N] [--layers N] [--batch N] [--length N]
+  npx tsx scripts/make-replay.ts [--out DIR] [--dim N] [--layers N] [--batch N] [--length N] [--ops]
 
   --out     where they go (default: build-dev/replay): elementwise.ssr, train.ssr, prompt.ssr
   --dim     width of the model (default: 64)
   --layers  its layers (default: 2)
   --batch   rows of the training step (default: 2)
-  --length  bytes per row (default: 128)`
+  --length  bytes per row (default: 128)
+  --ops     also DIR/ops/*.ssr: small cases of every op, forward and backward; those named bf16 are for GPUs`
 
 /** Tolerance of outputs and of updated weights: other instruction sets add in another order. */
 const rtol = 1e-3
@@ -132,6 +133,7 @@ async function main(): Promise<void> {
       layers: number("2"),
       batch: number("2"),
       length: number("128"),
+      ops: { type: "boolean", default: false },
       help: { type: "boolean" },
     },
   })
@@ -151,6 +153,21 @@ async function main(): Promise<void> {
     console.log(`${path}: ${one.program.nodes.length} nodes, ${bytes.length} bytes`)
   }
   console.log(`${[...allParameters(model)].length} weights in the model`)
+  if (values.ops) await writeOps(join(values.out, "ops"))
+}
+
+async function writeOps(folder: string): Promise<void> {
+  process.env.DEVICE = "cpu" // read by test/device.ts as it is loaded: what GPUs are held to comes from the cpu
+  const { opReplays } = await import("./gpu/replay-ops.ts")
+  mkdirSync(folder, { recursive: true })
+  let files = 0
+  let total = 0
+  for await (const { name, bytes } of opReplays()) {
+    writeFileSync(join(folder, `${name}.ssr`), bytes)
+    files++
+    total += bytes.length
+  }
+  console.log(`${folder}: ${files} files, ${total} bytes`)
 }
 
 await main()
