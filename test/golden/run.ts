@@ -1,5 +1,6 @@
 /**
- * `npm run golden -- DIR [--device D]`: runs every case and every model folder of DIR, a folder of golden cases.
+ * `npm run golden -- DIR [--device D] [--record OUT]`: runs every case and every model folder of DIR, a folder of golden
+ * cases; keeps what ran as replay files in OUT.
  *
  * Names each tensor that differs and each family not supported yet, and ends with `N passed, N failed, N skipped`.
  */
@@ -9,7 +10,7 @@ import type { Outcome } from "./runner.ts"
 
 function options() {
   try {
-    return parseArgs({ allowPositionals: true, options: { device: { type: "string" } } })
+    return parseArgs({ allowPositionals: true, options: { device: { type: "string" }, record: { type: "string" } } })
   } catch (error) {
     console.error((error as Error).message)
     return { positionals: [], values: {} }
@@ -19,14 +20,17 @@ function options() {
 async function main(): Promise<number> {
   const { positionals: folders, values } = options()
   if (folders.length === 0) {
-    console.error("usage: npm run golden -- DIR [--device cpu|cuda|emulated]")
+    console.error("usage: npm run golden -- DIR [--device cpu|cuda|emulated] [--record OUT]")
     return 2
   }
   if (values.device !== undefined) process.env.DEVICE = values.device
   const { listCases, runCase } = await import("./runner.ts") // after DEVICE is set: test/device.ts reads it
+  const { recordRuns } = await import("./record.ts")
+  const nameCase = values.record === undefined ? undefined : recordRuns(values.record)
   const outcomes: Outcome[] = []
   for (const folder of folders) {
     for (const entry of await listCases(folder)) {
+      nameCase?.(entry.file.replace(/\.safetensors$/, ""))
       const outcome = await runCase(entry)
       outcomes.push(outcome)
       if (outcome.status === "failed") console.log([`failed ${entry.file}`, ...outcome.failures].join("\n  "))
