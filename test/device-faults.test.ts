@@ -123,6 +123,15 @@ for (const [devices, pattern] of [
   })
 }
 
+emulated("sizes that no launch could count are refused at compile", (t) => {
+  const script = `
+    const huge = trace("huge", (t) => ({ y: scale({ x: t.input("x", "f32", [2 ** 31, 1]) }).y }))
+    console.log(JSON.stringify([await attempt(() => new Store("emulated").compile(huge))]))`
+  t.deepEqual(printed(script, {}), [
+    { code: "BAD_SHAPE", message: "scale: sizes on device emulated are at most 2147483647, got [2147483648,1]" },
+  ])
+})
+
 emulated("a device number that is not there is refused with how many there are", (t) => {
   const [refusal] = printed(`console.log(JSON.stringify([await attempt(() => new Store("emulated:7"))]))`, {}) as [
     Refusal,

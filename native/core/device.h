@@ -2,6 +2,7 @@
 #pragma once
 #include <chrono>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,6 +50,8 @@ struct Device {
   virtual std::string describe() const = 0;  // one line for people: instruction set or GPU, threads, memory
 
   virtual DeviceMemory memory() { return {}; }
+  // The largest size of a dimension that kernels take.
+  virtual int64_t sizeMax() const { return std::numeric_limits<int64_t>::max(); }
   // Whether kernels take activations (see core/dims.h) stored as bf16.
   virtual bool storesBf16Activations() const { return false; }
   // Whether record() is there: it notes down what `work` asks of the device instead of doing it.

@@ -61,6 +61,11 @@ void Executable::match() {
     step.preparedLate.resize(node.inputs.size());
     steps_.push_back(std::move(step));
     Step& kept = steps_.back();
+    for (const auto* tensors : {&kept.inputs, &kept.outputs})
+      for (const Tensor& one : *tensors)
+        for (int i = 0; i < one.shape.rank; i++)
+          check(one[i] <= store_->device.sizeMax(), "BAD_SHAPE", node.where(), ": sizes on device ", store_->device.name(), " are at most ",
+                store_->device.sizeMax(), ", got ", text(one.shape));
     if (kernel.info.limit) {
       const std::string limit = kernel.info.limit(call(kept, steps_.size() - 1));
       check(limit.empty(), "BAD_SHAPE", node.where(), ": ", limit);

@@ -23,6 +23,8 @@ class CudaDevice final : public Device {
   void synchronize() override;
   std::string describe() const override;
   DeviceMemory memory() override;
+  // Blocks of a launch are counted in 31 bits: with sizes below that, no tensor that fits a memory needs more.
+  int64_t sizeMax() const override { return std::numeric_limits<int32_t>::max(); }
   bool storesBf16Activations() const override { return true; }
   bool records() const override { return true; }
   std::unique_ptr<Recording> record(const std::function<void()>& work) override;
