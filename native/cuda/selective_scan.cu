@@ -141,7 +141,8 @@ __global__ __launch_bounds__(Threads) void scanDirect(const __grid_constant__ Sc
   const float bias = scan.bias ? scan.bias[channelAt] : 0.0f, D = scan.D ? scan.D[channelAt] : 0.0f;
   const float* start = stateBefore(scan, segment, s);
   Channel<S, N> channel;
-  channel.load(scan.A + offset, start ? start + offset : nullptr, n, scan.state);
+  // Lanes without a channel leave the states alone: those they would read another lane may be writing.
+  channel.load(scan.A + offset, mine && start ? start + offset : nullptr, n, scan.state);
   const int64_t band = channelAt / scan.perGroup * scan.state;
   const bool quads = scan.state % N == 0;
   const auto bandsAt = [&](const T* from, float (&to)[N]) {
