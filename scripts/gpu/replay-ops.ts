@@ -36,15 +36,15 @@ async function specs(): Promise<OpSpec[]> {
   return modules.flatMap(({ specs = [] }) => specs)
 }
 
-function workOf(spec: OpSpec, { inputs }: OpCase): number {
-  const elements = Object.values(inputs).reduce((total, tensor) => total + (tensor?.data.length ?? 0), 0)
-  return Math.max(elements, spec.work?.(inputs) ?? 0)
-}
+const elementsOf = ({ inputs }: OpCase) =>
+  Object.values(inputs).reduce((total, tensor) => total + (tensor?.data.length ?? 0), 0)
+const workOf = (spec: OpSpec, one: OpCase) => Math.max(elementsOf(one), spec.work?.(one.inputs) ?? 0)
 
 /** The first cases that are small, those with an optional input that no earlier one has, the largest allowed, and the named. */
 function chosen(spec: OpSpec): OpCase[] {
   const large = spec.cases
-    .filter((one) => !one.slow && workOf(spec, one) > workMax && workOf(spec, one) <= largeWorkMax)
+    .filter((one) => !one.slow && elementsOf(one) <= workMax) // products: many multiply-adds of few numbers
+    .filter((one) => workOf(spec, one) > workMax && workOf(spec, one) <= largeWorkMax)
     .sort((a, b) => workOf(spec, b) - workOf(spec, a))
     .slice(0, 1)
   const small = spec.cases.filter((one) => workOf(spec, one) <= workMax)
