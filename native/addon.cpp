@@ -313,12 +313,9 @@ Napi::Value guarded(const Napi::CallbackInfo& info) {
     return Function(info);
   } catch (const Napi::Error&) {
     throw;
-  } catch (const Error& error) {
+  } catch (const std::exception& thrown) {
+    const Error error = asError(thrown);
     refuse(info, error.code.c_str(), error.what());
-  } catch (const std::bad_alloc&) {
-    refuse(info, "OUT_OF_MEMORY", "the host's memory is exhausted; use a smaller model, batch or length");
-  } catch (const std::exception& error) {
-    refuse(info, "NATIVE", error.what());
   }
 }
 

@@ -18,6 +18,11 @@ struct Environment::Completion {
   uint64_t job;
   Settle settle;
   std::string code, message;
+  void fail(const std::exception& thrown) {
+    const Error error = asError(thrown);
+    code = error.code;
+    message = error.what();
+  }
 };
 
 Environment::Environment(Napi::Env env) {
@@ -56,15 +61,8 @@ Napi::Promise Environment::submit(Napi::Env env, Device& device, Handle runId, W
 void Environment::perform(Completion& completion, Work& work, const std::atomic<bool>& abort) {
   try {
     completion.settle = work(abort);
-  } catch (const Error& error) {
-    completion.code = error.code;
-    completion.message = error.what();
-  } catch (const std::bad_alloc&) {
-    completion.code = "OUT_OF_MEMORY";
-    completion.message = "the host's memory is exhausted; use a smaller model, batch or length";
-  } catch (const std::exception& error) {
-    completion.code = "NATIVE";
-    completion.message = error.what();
+  } catch (const std::exception& thrown) {
+    completion.fail(thrown);
   }
   work = nullptr;  // what the job held is released on this thread, before anybody waits for it to be gone
 }
@@ -94,12 +92,10 @@ void Environment::settle(Napi::Env env, Completion& completion) {
   try {
     try {
       if (completion.settle) return completion.deferred.Resolve(completion.settle(env));
-    } catch (const Error& error) {
-      completion.code = error.code;
-      completion.message = error.what();
-    } catch (const std::bad_alloc&) {
-      completion.code = "OUT_OF_MEMORY";
-      completion.message = "the host's memory is exhausted; use a smaller model, batch or length";
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& thrown) {
+      completion.fail(thrown);
     }
     auto error = Napi::Error::New(env, completion.message);
     error.Set("code", completion.code);

@@ -1,5 +1,6 @@
 // The one error of the native side. It crosses the border as a SelscanError with the same code and sentence.
 #pragma once
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -18,6 +19,14 @@ void check(bool condition, const char* code, const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
   throw Error(code, message.str());
+}
+
+// Code and sentence of whatever was thrown.
+inline Error asError(const std::exception& thrown) {
+  if (const auto* error = dynamic_cast<const Error*>(&thrown)) return *error;
+  if (dynamic_cast<const std::bad_alloc*>(&thrown))
+    return {"OUT_OF_MEMORY", "the host's memory is exhausted; use a smaller model, batch or length"};
+  return {"NATIVE", thrown.what()};
 }
 
 }  // namespace selscan

@@ -48,12 +48,12 @@ __device__ __forceinline__ Piece pieceAt(const Scan<T>& scan, int slot) {
   }
   int found = -1;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x % 32); i < scan.lines; i += 32) {
+  for (int i = laneIndex(); i < scan.lines; i += 32) {
     const Segment segment = readSegment(scan.segments, i);
     const int64_t first = firstSlot(segment.begin, i);
     if (isUsed(segment) && slot >= first && slot < first + pieceCount(segment)) found = i;
   }
-  const int s = warpMax(found);
+  const int s = overWarp(Maximum{}, found);
   if (s < 0) return {{}, 0, 0, 0, slot, false};
   const Segment segment = readSegment(scan.segments, s);
   const int begin = segment.begin + static_cast<int>(slot - firstSlot(segment.begin, s)) * PieceRows;

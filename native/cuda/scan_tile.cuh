@@ -6,6 +6,7 @@
 // Sums over states are one binary tree for every S: neighbouring states first, within the lane, then lanes 1, 2, 4 … apart. No
 // product is fused into a sum. A sum's bits therefore do not depend on S, and a launch may choose S freely.
 #pragma once
+#include "cuda/block.cuh"
 #include "cuda/math.cuh"
 #include "ops/selective_scan.h"
 
@@ -20,20 +21,13 @@ __device__ __forceinline__ bool isUsed(const Segment& segment) { return segment.
 // As ops::savedChunk, which is the host's.
 __device__ __forceinline__ int64_t savedChunk(int begin, int64_t s) { return begin / ops::ScanChunk + s; }
 
-// The largest value over the warp, in all lanes.
-__device__ __forceinline__ int warpMax(int value) {
-#pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2) value = max(value, __shfl_xor_sync(~0u, value, apart));
-  return value;
-}
-
 // Where the rows of the last used segment before line s end: rows rise from line to line.
 __device__ __forceinline__ int endBefore(const int32_t* segments, int s) {
   int end = 0;
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x % 32); i < s; i += 32)
+  for (int i = laneIndex(); i < s; i += 32)
     if (const Segment segment = readSegment(segments, i); isUsed(segment)) end = max(end, segment.end);
-  return warpMax(end);
+  return overWarp(Maximum{}, end);
 }
 
 // p[0] = the sum of all p, neighbours first.

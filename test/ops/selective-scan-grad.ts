@@ -1,4 +1,5 @@
 import { selectiveScanGrad } from "../../lib/ops/selective-scan.ts"
+import { stepSizes } from "./selective-scan.ts"
 import { normal, type OpCase, type OpSpec, segmentLine, segmentsOf, type Tensor64, uniform } from "./spec.ts"
 
 type Inputs = Record<"x" | "delta" | "A" | "B" | "C" | "segments" | "saved", Tensor64> &
@@ -144,23 +145,7 @@ const cases: OpCase[] = [
     title: "none of the optional inputs but dy",
     inputs: without(full({ rows: 67, inner: 20, state: 8 }), "dfinal", "D", "z", "bias"),
   },
-  {
-    title: "no softplus",
-    inputs: {
-      ...full({ rows: 67, inner: 20, state: 16 }),
-      delta: uniform([67, 20], 12, 0, 1),
-      bias: uniform([20], 13, 0, 0.1),
-    },
-    attrs: { softplus: false },
-  },
-  {
-    title: "delta on both sides of the threshold of softplus",
-    inputs: {
-      ...full({ rows: 40, inner: 16, state: 16 }),
-      delta: uniform([40, 16], 14, -30, 25),
-      A: uniform([16, 16], 15, -1, -1e-3),
-    },
-  },
+  ...stepSizes(full),
 ]
 
 export const specs: OpSpec[] = [

@@ -74,6 +74,29 @@ const spread = segmentsOf([2, 67], [67, 67], [67, 80], [83, 212])
 const long = segmentsOf([3, 40, 0, 0, 1], [41, 1090, 7, 2, 2], [1090, 1090])
 const carrying = segmentsOf([0, 30, 7, 1, 2], [30, 31, 0, 0, 3], [33, 99, 100, 4, 4], [100, 105, 0, 0, 0])
 
+/** How Δ comes from delta, for inputs made by `full`: for the scan and for its gradient. */
+export function stepSizes(full: (shape: { rows: number; inner: number; state: number }) => OpCase["inputs"]): OpCase[] {
+  return [
+    {
+      title: "no softplus",
+      inputs: {
+        ...full({ rows: 67, inner: 20, state: 16 }),
+        delta: uniform([67, 20], 12, 0, 1),
+        bias: uniform([20], 13, 0, 0.1),
+      },
+      attrs: { softplus: false },
+    },
+    {
+      title: "delta on both sides of the threshold of softplus",
+      inputs: {
+        ...full({ rows: 40, inner: 16, state: 16 }),
+        delta: uniform([40, 16], 14, -30, 25),
+        A: uniform([16, 16], 15, -1, -1e-3),
+      },
+    },
+  ]
+}
+
 const cases: OpCase[] = [
   ...[1, 2, 31, 32, 33, 63, 64, 65, 127, 129].map((rows) => ({
     title: `${rows} rows of 19 channels`,
@@ -133,23 +156,7 @@ const cases: OpCase[] = [
     title: "none of the optional inputs",
     inputs: without(full({ rows: 67, inner: 20, state: 8 }), "D", "z", "bias", "initial"),
   },
-  {
-    title: "no softplus",
-    inputs: {
-      ...full({ rows: 67, inner: 20, state: 16 }),
-      delta: uniform([67, 20], 12, 0, 1),
-      bias: uniform([20], 13, 0, 0.1),
-    },
-    attrs: { softplus: false },
-  },
-  {
-    title: "delta on both sides of the threshold of softplus",
-    inputs: {
-      ...full({ rows: 40, inner: 16, state: 16 }),
-      delta: uniform([40, 16], 14, -30, 25),
-      A: uniform([16, 16], 15, -1, -1e-3),
-    },
-  },
+  ...stepSizes(full),
   {
     title: "states carried from slot to slot",
     inputs: {
