@@ -34,6 +34,7 @@ export interface Memory {
   readonly weights: number
   readonly training: number
   readonly states: number
+  readonly rings: number
   readonly derived: number
   readonly arena: number
 }
@@ -202,7 +203,7 @@ export class Store {
     return settled(() => addon().download(this.#live, storages.indexOf(kind), name, offset, length))
   }
 
-  /** Copies every state of slot `from` to slot `to`; from 0 clears it. */
+  /** Copies every state of slot `from` to slot `to`; from 0 clears it. Rings are not slots, and stay. */
   copySlot(from: number, to: number): Promise<void> {
     return settled(() => addon().copySlot(this.#live, from, to))
   }

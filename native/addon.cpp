@@ -254,9 +254,10 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   auto store = find(info, environment(info).stores, "model");
   return environment(info).submit(info.Env(), store->device, 0, [store](const auto&) -> Settle {
     // Counted here, on the queue's thread: another job may change the store by the time the promise resolves.
-    const std::array<std::pair<const char*, size_t>, 5> sizes{{{"weights", store->sizeBytes(Storage::weight)},
+    const std::array<std::pair<const char*, size_t>, 6> sizes{{{"weights", store->sizeBytes(Storage::weight)},
                                                                {"training", store->sizeBytes(Storage::training)},
                                                                {"states", store->sizeBytes(Storage::state)},
+                                                               {"rings", store->sizeBytes(Storage::ring)},
                                                                {"derived", store->derivedBytes()},
                                                                {"arena", store->arenaBytes()}}};
     return [sizes](Napi::Env env) -> Napi::Value {

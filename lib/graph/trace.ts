@@ -74,6 +74,11 @@ export class Trace {
     return this.#store("state", name, dtype, shape)
   }
 
+  /** What attention keeps by position, one entry per sequence; ring 0 is nobody's. */
+  ring(name: string, dtype: Dtype, shape: readonly number[]): Value {
+    return this.#store("ring", name, dtype, shape)
+  }
+
   /** Runs fn with `name` added to the layer path. */
   scope<T>(name: string, fn: () => T): T {
     this.#path.push(name)

@@ -19,11 +19,13 @@ export const dtypeSizeBytes: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2
  * - weight: shared by all programs of a model, named as in the checkpoint, written only by the optimizer
  * - training: moments, gradient accumulators, counters; saved and restored with a training run
  * - state: per slot, survives runs (SSM state, convolution tail, penalty history)
+ * - ring: per sequence, survives runs: what attention keeps by position. A run writes its own positions in place and overwrites
+ *   none that are visible, so it can be done again or given up without another slot
  */
-export type Storage = "temporary" | "input" | "weight" | "training" | "state"
+export type Storage = "temporary" | "input" | "weight" | "training" | "state" | "ring"
 
 /** In the order of their numbers in serialised programs and across the border (native/core/kernel.h). */
-export const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state"]
+export const storages: readonly Storage[] = ["temporary", "input", "weight", "training", "state", "ring"]
 
 export type Attribute = number | boolean | string
 

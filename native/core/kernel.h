@@ -36,8 +36,8 @@ struct Shape {
 };
 std::string text(const Shape&);
 
-enum class Storage : uint8_t { temporary = 0, input = 1, weight = 2, training = 3, state = 4 };
-constexpr int StorageCount = 5;
+enum class Storage : uint8_t { temporary = 0, input = 1, weight = 2, training = 3, state = 4, ring = 5 };
+constexpr int StorageCount = 6;
 
 // A typed view of memory the runtime owns. Row-major, contiguous, 64-byte aligned.
 struct Tensor {

@@ -3,7 +3,7 @@
 namespace selscan {
 
 static const char* name(Storage storage) {
-  constexpr const char* Names[] = {"temporary", "input", "weight", "training", "state"};
+  constexpr const char* Names[] = {"temporary", "input", "weight", "training", "state", "ring"};
   return Names[static_cast<int>(storage)];
 }
 

@@ -30,7 +30,7 @@ class Store {
   Entry& entry(Storage storage, const std::string& name, Dtype dtype, const Shape& shape);
   Entry& existing(Storage storage, const std::string& name);
   void write(Entry& entry, size_t offset, std::span<const std::byte> bytes);
-  // Copies slot `from` of every state to slot `to`.
+  // Copies slot `from` of every state to slot `to`; rings are not slots.
   void copySlot(int64_t from, int64_t to);
   std::byte* arena(size_t bytes);
   Derived& derived(const std::string& key, size_t bytes);
