@@ -1,0 +1,375 @@
+// Sliding-window attention, forward. See lib/ops/attention.ts for the equations.
+//
+// Keys are cut into blocks of 256 that begin at absolute multiples. For each row and query head a block gives three things: m, the
+// largest score, l = Σ exp(s − m) and a = Σ exp(s − m)·v over the keys of the block that the row sees. Blocks are merged in
+// rising order:
+//
+//   m' = max(m₁, m₂)      l' = l₁·exp(m₁ − m') + l₂·exp(m₂ − m')      a' likewise      y = a/l      lse = m + log l
+//
+// A score is one chain of multiply-adds over headDim, an element of a one chain over the visible keys of the block: neither depends
+// on which rows are computed beside it, so a row has the same bits alone and among 512.
+//
+// A task is a block of 512 pairs of a row and a query head, of one kv head: the heads of a group are further rows, keys are read once
+// for all. Keys are turned to columns [dim][key] and values copied for the task, bf16 ones widened; then six pairs at a time take
+// the scores of a block, its softmax and its values. Up to 24 pairs go through L1 instead, tile by tile, and read values where they
+// lie. Programs of few rows cut the keys too: every block of keys is a task, and what it gives is kept in the workspace and merged
+// afterwards, by the same formula. Scores are in units of log 2, so that every exponential is one exp2.
+//
+// AMD EPYC (Zen 5), AVX-512, one core, time of the process on a machine that others used, 2026-11-22; peak = 250 GFLOP/s in registers:
+//   512 rows, window 1024, 16 heads on 4 of 64   0.67 of peak, 8 heads of 128 0.69
+//   16 × 512 rows, window 256, 4 heads of 64     0.42 of peak, 8 of 32 0.35: a third of the time brings rows into place
+//   one row, window 2048, 8 kv heads of 128      f32 0.75–0.9 of the bandwidth of reading, bf16 0.6–0.66
+// Tried: the same for decoding without tiles, keys of a block through L2: 0.3 of the bandwidth. Blocks of 192 pairs: 0.6 of peak.
+#include "cpu/attention.h"
+
+#include "cpu/threads.h"
+
+#define EACH_ISA "cpu/attention.cpp"
+#include "cpu/each_isa.h"
+
+#ifdef ISA
+#include "cpu/attention_tile.h"
+
+namespace selscan::ISA {
+namespace {
+
+struct Forward {
+  cpu::Attention all;
+  cpu::AttentionPlan plan;
+  float *y, *lse;  // null: nobody reads it
+  float* workspace;
+
+  int64_t* firsts() const { return reinterpret_cast<int64_t*>(workspace + plan.firsts()); }
+};
+
+// Pairs [begin, end) of one sequence and kv head.
+struct Block {
+  cpu::Sequence sequence;
+  int64_t kvHead, begin, end, group;
+
+  int64_t position(int64_t pair) const { return sequence.position + pair / group; }
+  int64_t row(int64_t pair) const { return sequence.begin + pair / group; }
+  int64_t head(int64_t pair) const { return kvHead * group + pair % group; }
+};
+
+Block blockAt(const Forward& f, int64_t index) {
+  const int64_t number = index / f.plan.kvHeads, s = cpu::segmentOfBlock(f.firsts(), f.plan.count, number);
+  const cpu::Sequence sequence = f.all.sequence(s);
+  const int64_t group = f.all.heads.group(), begin = (number - f.firsts()[s]) * cpu::PairBlock, pairs = sequence.rows * group;
+  return {sequence, index % f.plan.kvHeads, begin, begin + cpu::PairBlock < pairs ? begin + cpu::PairBlock : pairs, group};
+}
+
+// The keys of the block that begins at position `start` which the pair sees.
+inline Span seenBy(const Forward& f, const Block& block, int64_t pair, int64_t start) {
+  const int64_t position = block.position(pair), last = position + 1 - start;
+  const int64_t first = f.all.firstSeen(block.sequence, position) - start;
+  return {static_cast<int>(first > 0 ? first : 0), static_cast<int>(last < cpu::KeyBlock ? last : cpu::KeyBlock)};
+}
+
+void placeQueries(const Forward& f, const Block& block, float* to) {
+  const ops::Heads& heads = f.all.heads;
+  const F32 scale = set(1.4426950408889634f / std::sqrt(static_cast<float>(heads.headDim)));
+  for (int64_t pair = block.begin; pair < block.end; pair++, to += f.plan.line) {
+    const Vector from{f.all.qkv + block.row(pair) * heads.packed() + block.head(pair) * heads.headDim, nullptr, f.all.halves};
+    for (int64_t d = 0; d < heads.headDim; d += Lanes)
+      store(to + d, from.at(d, heads.headDim - d < Lanes ? static_cast<int>(heads.headDim - d) : Lanes) * scale);
+  }
+}
+
+// Scores become exp(s − m), zero beside the span; m and l go to the record.
+void softmax(float* scores, Span span, bool halves, float* maximumAndSum) {
+  const int begin = span.begin / Lanes * Lanes, end = (span.end + Lanes - 1) / Lanes * Lanes;
+  for (int key = begin; key < span.begin; key++) scores[key] = -INFINITY;
+  for (int key = span.end; key < end; key++) scores[key] = -INFINITY;
+  F32 most = load(scores + begin);
+  for (int key = begin + Lanes; key < end; key += Lanes) most = max(most, load(scores + key));
+  const F32 m = set(maximum(most));
+  F32 total = set(0.0f);
+  for (int key = begin; key < end; key += Lanes) {
+    const F32 p = exp2(load(scores + key) - m);
+    total = total + p;
+    store(scores + key, halves ? roundedToBf16(p) : p);
+  }
+  store(maximumAndSum, m, 1);
+  maximumAndSum[1] = sum(total);
+}
+
+inline Span within(Span span, int begin, int end) { return {span.begin > begin ? span.begin : begin, span.end < end ? span.end : end}; }
+
+// Some neighbouring pairs beside one block of keys.
+struct Pairs {
+  const Forward& f;
+  int count;
+  const Span* spans;  // keys of the block that each sees
+  const float* query;
+  float *scores, *records;
+
+  Span all() const { return {spans[0].begin, spans[count - 1].end}; }
+
+  // Calls body(pairs) for TileRows of them at a time.
+  template <class Body>
+  void eachGroup(Body&& body) const {
+    for (int i = 0; i < count; i += TileRows)
+      body(Pairs{f, count - i < TileRows ? count - i : TileRows, spans + i, query + i * f.plan.line, scores + i * cpu::KeyBlock,
+                 records + i * f.plan.record()});
+  }
+};
+
+// Scores of a group for the keys `part`; columns begin with that of key `first`.
+void score(const Pairs& group, Span part, const float* columns, int first, int64_t columnsLine) {
+  const int begin = part.begin / Lanes * Lanes;
+  multiply(Product<>{.a = group.query, .aRow = group.f.plan.line, .aStep = 1, .b = columns + (begin - first), .bStep = columnsLine,
+                     .c = group.scores + begin, .cRow = cpu::KeyBlock, .steps = group.f.all.heads.headDim, .continued = false},
+           group.count, (part.end - begin + Lanes - 1) / Lanes);
+}
+
+// The weights of a group for the keys `part` times their values, lines of `values` from part.begin on; added to the records.
+template <class From>
+void addValues(const Pairs& group, Span part, const typename From::Element* values) {
+  Span seen[TileRows] = {};
+  for (int i = 0; i < group.count; i++) {
+    const Span own = within(group.spans[i], part.begin, part.end);
+    seen[i] = {own.begin - part.begin, own.end - part.begin};
+  }
+  multiplySpans(Product<From>{.a = group.scores + part.begin, .aRow = cpu::KeyBlock, .aStep = 1, .b = values, .bStep = group.f.plan.line,
+                              .c = group.records, .cRow = group.f.plan.record(), .steps = 0, .continued = true},
+                seen, group.count, group.f.plan.line / Lanes);
+}
+
+// m, l and an empty sum for each pair whose scores are there.
+void softmaxAll(const Pairs& pairs) {
+  const int64_t line = pairs.f.plan.line;
+  for (int i = 0; i < pairs.count; i++) {
+    float* record = pairs.records + i * pairs.f.plan.record();
+    softmax(pairs.scores + i * cpu::KeyBlock, pairs.spans[i], pairs.f.all.halves, record + line);
+    std::memset(record, 0, sizeof(float) * static_cast<size_t>(line));
+  }
+}
+
+// The records of pairs whose keys and values are in place.
+void attend(const Pairs& pairs, const float* columns, const float* values) {
+  pairs.eachGroup([&](const Pairs& group) {
+    const Span all = group.all();
+    score(group, all, columns, 0, cpu::KeyBlock);
+    softmaxAll(group);
+    addValues<Near>(group, all, values + all.begin * group.f.plan.line);
+  });
+}
+
+// The values of a tile of the block at `start`: those in a ring are read where they lie, others placed first.
+void addTile(const Pairs& pairs, const cpu::Vectors& values, int64_t start, Span part, float* placed) {
+  const int64_t line = pairs.f.plan.line;
+  const bool inPlace = line == values.headDim && start + part.end <= values.position;
+  const Vector first = vectorAt(values, start + part.begin);
+  if (!inPlace) placeRows(values, start + part.begin, {0, part.end - part.begin}, line, placed);
+  pairs.eachGroup([&](const Pairs& group) {
+    if (!inPlace) addValues<Near>(group, part, placed);
+    else if (values.halves) addValues<Far<uint16_t>>(group, part, first.halves);
+    else addValues<Far<float>>(group, part, first.floats);
+  });
+}
+
+// The same for few pairs, which are done before keys and values would have left L1: these go through it tile by tile. Every
+// element is the same chain.
+void attendFew(const Pairs& pairs, const Block& block, int64_t start, float* room) {
+  constexpr int Tile = static_cast<int>(ops::KeyTile);
+  const Forward& f = pairs.f;
+  const cpu::Vectors keys = f.all.keysOf(block.sequence, block.kvHead), values = f.all.valuesOf(block.sequence, block.kvHead);
+  const Span all = pairs.all();
+  for (int tile = all.begin / Tile * Tile; tile < all.end; tile += Tile) {
+    const Span part = within(all, tile, tile + Tile);
+    float* columns = room + f.plan.columns();
+    placeColumns(keys, start + tile, {part.begin - tile, part.end - tile}, Tile, columns);
+    pairs.eachGroup([&](const Pairs& group) { score(group, part, columns, tile, Tile); });
+  }
+  softmaxAll(pairs);
+  for (int tile = all.begin / Tile * Tile; tile < all.end; tile += Tile)
+    addTile(pairs, values, start, within(all, tile, tile + Tile), room + f.plan.values());
+}
+
+// total and part become one. A total that is empty has m = −∞: its factor is 0.
+void merge(float* total, const float* part, int64_t line) {
+  const float before = total[line], block = part[line], m = before > block ? before : block;
+  const F32 old = exp2(set(before - m)), fresh = exp2(set(block - m));
+  for (int64_t d = 0; d < line; d += Lanes) store(total + d, fma(load(total + d), old, load(part + d) * fresh));
+  total[line] = m;
+  store(total + line + 1, fma(set(total[line + 1]), old, set(part[line + 1]) * fresh), 1);
+}
+
+void clear(float* record, int64_t line) {
+  std::memset(record, 0, sizeof(float) * static_cast<size_t>(line));
+  record[line] = -INFINITY;
+  record[line + 1] = 0.0f;
+}
+
+void finish(const Forward& f, const Block& block, int64_t pair, const float* record) {
+  const ops::Heads& heads = f.all.heads;
+  const F32 total = set(record[f.plan.line + 1]);
+  float* y = f.y ? f.y + block.row(pair) * heads.width() + block.head(pair) * heads.headDim : nullptr;
+  for (int64_t d = 0; y && d < heads.headDim; d += Lanes)
+    store(y + d, load(record + d) / total, heads.headDim - d < Lanes ? static_cast<int>(heads.headDim - d) : Lanes);
+  const F32 lse = fma(set(record[f.plan.line]), set(0.6931471805599453f), log(total));
+  if (f.lse) store(f.lse + block.row(pair) * heads.heads + block.head(pair), lse, 1);
+}
+
+// Brings into place what any pair of the block sees of the keys at `start`.
+void placeKeys(const Forward& f, const Block& block, int64_t start, float* room) {
+  const int begin = seenBy(f, block, block.begin, start).begin, end = seenBy(f, block, block.end - 1, start).end;
+  placeColumns(f.all.keysOf(block.sequence, block.kvHead), start, {begin, end}, cpu::KeyBlock, room + f.plan.columns());
+  placeRows(f.all.valuesOf(block.sequence, block.kvHead), start, {begin, end}, f.plan.line, room + f.plan.values());
+}
+
+// Calls body(first pair, count) for the pairs that see any of the block of keys at `start`, some together: their records are in
+// the room.
+template <class Body>
+void eachPart(const Forward& f, const Block& block, int64_t start, float* room, Body&& body) {
+  const bool few = block.end - block.begin <= cpu::AttentionPlan::Together;
+  if (!few) placeKeys(f, block, start, room);
+  for (int64_t pair = block.begin; pair < block.end;) {
+    Span spans[cpu::AttentionPlan::Together];
+    int count = 0;
+    while (count < cpu::AttentionPlan::Together && pair + count < block.end) {
+      spans[count] = seenBy(f, block, pair + count, start);
+      if (spans[count].begin >= spans[count].end) break;
+      count++;
+    }
+    if (count > 0) {
+      const float* query = room + f.plan.query() + (pair - block.begin) * f.plan.line;
+      const Pairs pairs{f, count, spans, query, room + f.plan.scores(), room + f.plan.parts()};
+      if (few) attendFew(pairs, block, start, room);
+      else attend(pairs, room + f.plan.columns(), room + f.plan.values());
+      body(pair, count);
+    }
+    pair += count > 0 ? count : 1;
+  }
+}
+
+// First and last block of keys that any pair of the block sees.
+struct KeyBlocks {
+  int64_t first, last;
+};
+inline KeyBlocks keyBlocks(const Forward& f, const Block& block, int64_t begin, int64_t end) {
+  return {f.all.firstSeen(block.sequence, block.position(begin)) / cpu::KeyBlock, block.position(end - 1) / cpu::KeyBlock};
+}
+
+// All keys of a block of pairs.
+void runBlock(const Forward& f, const Block& block, float* room) {
+  const int64_t line = f.plan.line, stride = f.plan.record();
+  float *totals = room + f.plan.totals(), *parts = room + f.plan.parts();
+  placeQueries(f, block, room + f.plan.query());
+  for (int64_t pair = block.begin; pair < block.end; pair++) clear(totals + (pair - block.begin) * stride, line);
+  const KeyBlocks blocks = keyBlocks(f, block, block.begin, block.end);
+  for (int64_t b = blocks.first; b <= blocks.last; b++)
+    eachPart(f, block, b * cpu::KeyBlock, room, [&](int64_t pair, int count) {
+      for (int i = 0; i < count; i++) merge(totals + (pair + i - block.begin) * stride, parts + i * stride, line);
+    });
+  for (int64_t pair = block.begin; pair < block.end; pair++) finish(f, block, pair, totals + (pair - block.begin) * stride);
+}
+
+// The record of a pair's block of keys `b` in the workspace.
+inline float* partial(const Forward& f, const Block& block, int64_t pair, int64_t b) {
+  const int64_t first = keyBlocks(f, block, pair, pair + 1).first;
+  const int64_t index = (block.row(pair) * f.plan.heads + block.head(pair)) * f.plan.keyBlocks + b - first;
+  return f.workspace + f.plan.partials() + index * f.plan.record();
+}
+
+// One block of keys of a block of pairs.
+void runPart(const Forward& f, const Block& block, int64_t b, float* room) {
+  const int64_t line = f.plan.line, stride = f.plan.record();
+  float* parts = room + f.plan.parts();
+  placeQueries(f, block, room + f.plan.query());
+  eachPart(f, block, b * cpu::KeyBlock, room, [&](int64_t pair, int count) {
+    for (int i = 0; i < count; i++)
+      std::memcpy(partial(f, block, pair + i, b), parts + i * stride, sizeof(float) * static_cast<size_t>(line + 2));
+  });
+}
+
+void mergeParts(const Forward& f, const Block& block, float* total) {
+  for (int64_t pair = block.begin; pair < block.end; pair++) {
+    clear(total, f.plan.line);
+    const KeyBlocks blocks = keyBlocks(f, block, pair, pair + 1);
+    for (int64_t b = blocks.first; b <= blocks.last; b++) merge(total, partial(f, block, pair, b), f.plan.line);
+    finish(f, block, pair, total);
+  }
+}
+
+// Rows of a sequence go to its ring. Positions that it overwrites are outside the window of all its rows.
+void writeRing(const Forward& f, const cpu::Sequence& sequence, int64_t kvHead) {
+  const ops::Heads& heads = f.all.heads;
+  const size_t bytes = static_cast<size_t>(heads.headDim) * (f.all.halves ? 2 : 4);
+  for (std::byte* to : {f.all.keys, f.all.values}) {
+    std::byte* ring = to + f.all.ringOffset(sequence, kvHead);
+    const int64_t column = to == f.all.keys ? heads.keyColumn(kvHead) : heads.valueColumn(kvHead);
+    const float* from = f.all.qkv + sequence.begin * heads.packed() + column;
+    for (int64_t row = 0; row < sequence.rows; row++, from += heads.packed()) {
+      std::byte* slot = ring + static_cast<size_t>((sequence.position + row) % f.all.capacity) * bytes;
+      if (!f.all.halves) std::memcpy(slot, from, bytes);
+      else
+        for (int64_t d = 0; d < heads.headDim; d++) reinterpret_cast<uint16_t*>(slot)[d] = toBf16(from[d]);
+    }
+  }
+}
+
+void writeRings(const Forward& f) {
+  cpu::parallel(f.plan.count * f.plan.kvHeads, [&](int64_t task) {
+    const cpu::Sequence sequence = f.all.sequence(task / f.plan.kvHeads);
+    if (sequence.ring > 0) writeRing(f, sequence, task % f.plan.kvHeads);
+  });
+}
+
+// Calls body(task, room) for all tasks; each worker takes neighbours, which share rows.
+template <class Body>
+void overTasks(const Forward& f, int64_t tasks, Body&& body) {
+  const int64_t workers = f.plan.workers() < tasks ? f.plan.workers() : tasks;
+  cpu::parallel(workers, [&](int64_t worker) {
+    float* room = f.workspace + f.plan.room(worker);
+    for (int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers; task++) body(task, room);
+  });
+}
+
+void attendAll(const Forward& f) {
+  int64_t across = 1;  // most blocks of keys that a segment sees
+  const int64_t blocks = f.plan.kvHeads * cpu::numberBlocks(f.plan.count, f.firsts(), [&](int64_t s) {
+    const cpu::Sequence sequence = f.all.sequence(s);
+    if (sequence.rows == 0) return int64_t{0};
+    const int64_t first = f.all.firstSeen(sequence, sequence.position) / cpu::KeyBlock;
+    const int64_t count = (sequence.position + sequence.rows - 1) / cpu::KeyBlock - first + 1;
+    if (count > across) across = count;
+    return (sequence.rows * f.all.heads.group() + cpu::PairBlock - 1) / cpu::PairBlock;
+  });
+  if (!f.plan.split) return overTasks(f, blocks, [&](int64_t task, float* room) { runBlock(f, blockAt(f, task), room); });
+  overTasks(f, blocks * across, [&](int64_t task, float* room) {
+    const Block block = blockAt(f, task / across);
+    const KeyBlocks seen = keyBlocks(f, block, block.begin, block.end);
+    if (seen.first + task % across <= seen.last) runPart(f, block, seen.first + task % across, room);
+  });
+  overTasks(f, blocks, [&](int64_t task, float* room) { mergeParts(f, blockAt(f, task), room + f.plan.totals()); });
+}
+
+}  // namespace
+
+void slidingAttention(const Call& call) {
+  checkNoScalar(call);
+  const auto [qkv, segments, rings, keys, values] = call.in<5>();
+  const auto [y, lse] = call.out<2>();
+  const cpu::Attention all(call, qkv, segments, rings, keys, values);
+  const Forward f{all, cpu::AttentionPlan(all.heads, qkv, segments, keys), y.f32(), lse.f32(), reinterpret_cast<float*>(call.workspace)};
+  if (f.y || f.lse) attendAll(f);
+  if (rings) writeRings(f);
+  cpu::zeroSpareRows(segments, all.rows, all.heads.width(), f.y);
+  cpu::zeroSpareRows(segments, all.rows, all.heads.heads, f.lse);
+}
+
+}  // namespace selscan::ISA
+#else
+namespace selscan::cpu {
+
+KERNEL(slidingAttention, cpu, "qkv segments rings? keys? values? -> y lse; heads kvHeads headDim window precision",
+       .run = DISPATCH(slidingAttention), .limit = ops::attentionLimit,
+       .workspaceBytes = [](const Call& call) {
+         return AttentionPlan(ops::headsOf(call.attributes), call.inputs[0], call.inputs[1], call.inputs[3]).sizeBytes();
+       },
+       .checkInputs = ops::checkAttention)
+
+}  // namespace selscan::cpu
+#endif

@@ -1,0 +1,309 @@
+// Small products and the way of keys and values into place, for the forward and the backward pass of attention: included inside
+// every target region, after cpu/simd_math.h; no guard of its own.
+#if defined(__clang__)
+#define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SELSCAN_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+namespace selscan::ISA {
+
+// Accumulators in registers: 24 of 32, 12 of 16; 8 where vectors are plain C++.
+inline constexpr int TileRows = Lanes == 4 ? 2 : 6;
+inline constexpr int TileVectors = Lanes == 8 ? 2 : 4;
+
+// How a product reads B: floats from the cache; or rows of a ring from memory, the row Ahead steps on being asked for meanwhile.
+struct Near {
+  using Element = float;
+  static F32 at(const float* p, int64_t) { return load(p); }
+};
+constexpr int Ahead = 16;
+template <class T>
+struct Far {
+  using Element = T;
+  static F32 at(const T* p, int64_t step) {
+    __builtin_prefetch(p + Ahead * step);
+    if constexpr (sizeof(T) == 2) return loadBf16(p);
+    else return load(p);
+  }
+};
+
+// C[r][v] (+)= Σ_k A[r][k]·B[k][v]: every element is one chain of multiply-adds in rising k, whatever stands beside it.
+template <class From = Near>
+struct Product {
+  const float* a;
+  int64_t aRow, aStep;
+  const typename From::Element* b;
+  int64_t bStep;
+  float* c;
+  int64_t cRow, steps;
+  bool continued;
+};
+
+template <class From, int Rows, int Count>
+void productTile(const Product<From>& t) {
+  F32 sums[Rows][Count];
+  SELSCAN_UNROLL
+  for (int r = 0; r < Rows; r++) {
+    SELSCAN_UNROLL
+    for (int v = 0; v < Count; v++) sums[r][v] = t.continued ? load(t.c + r * t.cRow + v * Lanes) : set(0.0f);
+  }
+  const float* a = t.a;
+  const typename From::Element* b = t.b;
+  for (int64_t step = 0; step < t.steps; step++, a += t.aStep, b += t.bStep) {
+    F32 right[Count];
+    SELSCAN_UNROLL
+    for (int v = 0; v < Count; v++) right[v] = From::at(b + v * Lanes, t.bStep);
+    SELSCAN_UNROLL
+    for (int r = 0; r < Rows; r++) {
+      const F32 left = set(a[r * t.aRow]);
+      SELSCAN_UNROLL
+      for (int v = 0; v < Count; v++) sums[r][v] = fma(left, right[v], sums[r][v]);
+    }
+  }
+  SELSCAN_UNROLL
+  for (int r = 0; r < Rows; r++) {
+    SELSCAN_UNROLL
+    for (int v = 0; v < Count; v++) store(t.c + r * t.cRow + v * Lanes, sums[r][v]);
+  }
+}
+
+template <class From>
+using TileFunction = void (*)(const Product<From>&);
+
+template <class From, int Rows, int Count = TileVectors>
+inline TileFunction<From> findCount(int count) {
+  if (count == Count) return productTile<From, Rows, Count>;
+  if constexpr (Count > 1) return findCount<From, Rows, Count - 1>(count);
+  return nullptr;
+}
+template <class From, int Rows = TileRows>
+inline TileFunction<From> findTile(int rows, int count) {
+  if (rows == Rows) return findCount<From, Rows>(count);
+  if constexpr (Rows > 1) return findTile<From, Rows - 1>(rows, count);
+  return nullptr;
+}
+
+// At most TileRows rows, any number of vectors.
+template <class From>
+inline void multiply(Product<From> product, int rows, int64_t vectors) {
+  for (int64_t v = 0; v < vectors; v += TileVectors, product.b += TileVectors * Lanes, product.c += TileVectors * Lanes)
+    findTile<From>(rows, vectors - v < TileVectors ? static_cast<int>(vectors - v) : TileVectors)(product);
+}
+
+struct Span {
+  int begin, end;
+};
+
+// C[r] += Σ_k A[r][k]·B[k] over k in spans[r] alone: what a row does not see is not even multiplied by zero, for 0·∞ is NaN. Both
+// ends of the spans rise from row to row; what all rows share is done at once.
+template <class From>
+inline void multiplySpans(const Product<From>& product, const Span* spans, int rows, int64_t vectors) {
+  const auto part = [&](int row, int count, int begin, int end) {
+    if (begin >= end) return;
+    Product<From> p = product;
+    p.a += row * p.aRow + begin * p.aStep;
+    p.b += begin * p.bStep;
+    p.c += row * p.cRow;
+    p.steps = end - begin;
+    p.continued = true;
+    multiply(p, count, vectors);
+  };
+  const Span shared{spans[rows - 1].begin, spans[0].end};
+  if (shared.begin >= shared.end) {
+    for (int r = 0; r < rows; r++) part(r, 1, spans[r].begin, spans[r].end);
+    return;
+  }
+  for (int r = 0; r < rows; r++) part(r, 1, spans[r].begin, shared.begin);
+  part(0, rows, shared.begin, shared.end);
+  for (int r = 0; r < rows; r++) part(r, 1, shared.end, spans[r].end);
+}
+
+inline F32 roundedToBf16(F32 x) {
+  uint16_t halves[Lanes];
+  storeBf16(halves, x);
+  return loadBf16(halves);
+}
+inline F32 loadHalves(const uint16_t* from, int n) {
+  if (n >= Lanes) return loadBf16(from);
+  uint16_t halves[Lanes] = {};
+  std::memcpy(halves, from, sizeof(uint16_t) * static_cast<size_t>(n));
+  return loadBf16(halves);
+}
+
+// One key or value. Own rows are rounded as the ring would store them.
+struct Vector {
+  const float* floats;
+  const uint16_t* halves;  // null: floats
+  bool round;
+  F32 at(int64_t d, int n) const {
+    if (halves) return loadHalves(halves + d, n);
+    const F32 x = load(floats + d, n);
+    return round ? roundedToBf16(x) : x;
+  }
+};
+inline Vector vectorAt(const cpu::Vectors& from, int64_t position) {
+  if (position >= from.position) return {from.own + (position - from.position) * from.stride, nullptr, from.halves};
+  const int64_t offset = position % from.capacity * from.headDim;
+  if (from.halves) return {nullptr, reinterpret_cast<const uint16_t*>(from.ring) + offset, false};
+  return {reinterpret_cast<const float*>(from.ring) + offset, nullptr, false};
+}
+
+// Every lane as two bf16, widened: the one in the low half of its bits, and the one in the high half.
+#if defined(SELSCAN_AVX512)
+inline F32 lowHalf(F32 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+#elif defined(SELSCAN_AVX2)
+inline F32 lowHalf(F32 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+#else
+inline F32 changeBits(F32 x, uint32_t mask, int shift) {
+  for (float& lane : x.v) {
+    uint32_t bits;
+    std::memcpy(&bits, &lane, 4);
+    bits = (bits & mask) << shift;
+    std::memcpy(&lane, &bits, 4);
+  }
+  return x;
+}
+inline F32 lowHalf(F32 x) { return changeBits(x, 0xffffu, 16); }
+inline F32 highHalf(F32 x) { return changeBits(x, 0xffff0000u, 0); }
+#endif
+
+// Rows become columns: x[i] lane j and x[j] lane i change places.
+#if defined(SELSCAN_AVX512)
+inline void transpose(F32* x) {
+  __m512 pairs[16];
+  SELSCAN_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v);
+    pairs[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
+  }
+  __m512 fours[16];
+  SELSCAN_UNROLL
+  for (int i = 0; i < 16; i += 4) {
+    for (int half = 0; half < 2; half++) {
+      const __m512d low = _mm512_castps_pd(pairs[i + half]), high = _mm512_castps_pd(pairs[i + 2 + half]);
+      fours[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      fours[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+  // fours[4r + c] has, in its quarter q, column 4q + c of rows 4r … 4r + 3.
+  SELSCAN_UNROLL
+  for (int c = 0; c < 4; c++) {
+    const __m512 even01 = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x88), odd01 = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xdd);
+    const __m512 even23 = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x88);
+    const __m512 odd23 = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xdd);
+    x[c].v = _mm512_shuffle_f32x4(even01, even23, 0x88);
+    x[4 + c].v = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
+    x[8 + c].v = _mm512_shuffle_f32x4(even01, even23, 0xdd);
+    x[12 + c].v = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
+  }
+}
+#elif defined(SELSCAN_AVX2)
+inline void transpose(F32* x) {
+  __m256 fours[8];
+  SELSCAN_UNROLL
+  for (int i = 0; i < 8; i += 4) {
+    const __m256 low01 = _mm256_unpacklo_ps(x[i].v, x[i + 1].v), high01 = _mm256_unpackhi_ps(x[i].v, x[i + 1].v);
+    const __m256 low23 = _mm256_unpacklo_ps(x[i + 2].v, x[i + 3].v), high23 = _mm256_unpackhi_ps(x[i + 2].v, x[i + 3].v);
+    fours[i] = _mm256_shuffle_ps(low01, low23, 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(low01, low23, 0xee);
+    fours[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(high01, high23, 0xee);
+  }
+  SELSCAN_UNROLL
+  for (int c = 0; c < 4; c++) {
+    x[c].v = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20);
+    x[4 + c].v = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31);
+  }
+}
+#else
+inline void transpose(F32* x) {
+  for (int i = 0; i < Lanes; i++)
+    for (int j = 0; j < i; j++) {
+      const float kept = x[i].v[j];
+      x[i].v[j] = x[j].v[i];
+      x[j].v[i] = kept;
+    }
+}
+#endif
+
+// One vector of keys in a ring, Lanes rows of headDim, as columns. Rows that follow soon are asked for.
+inline void turn(const float* rows, int64_t headDim, int64_t line, float* to) {
+  for (int64_t d = 0; d < headDim; d += Lanes) {
+    F32 x[Lanes];
+    SELSCAN_UNROLL
+    for (int i = 0; i < Lanes; i++) {
+      __builtin_prefetch(rows + (i + Ahead) * headDim + d);
+      x[i] = load(rows + i * headDim + d);
+    }
+    transpose(x);
+    SELSCAN_UNROLL
+    for (int i = 0; i < Lanes; i++) store(to + (d + i) * line, x[i]);
+  }
+}
+// Two bf16 of one key are turned as one word of 32 bits.
+inline void turn(const uint16_t* rows, int64_t headDim, int64_t line, float* to) {
+  for (int64_t d = 0; d < headDim; d += 2 * Lanes) {
+    F32 x[Lanes];
+    SELSCAN_UNROLL
+    for (int i = 0; i < Lanes; i++) {
+      __builtin_prefetch(rows + (i + Ahead) * headDim + d);
+      std::memcpy(&x[i], rows + i * headDim + d, sizeof(F32));
+    }
+    transpose(x);
+    SELSCAN_UNROLL
+    for (int i = 0; i < Lanes; i++) {
+      store(to + (d + 2 * i) * line, lowHalf(x[i]));
+      store(to + (d + 2 * i + 1) * line, highHalf(x[i]));
+    }
+  }
+}
+
+// to[dim][key] for keys [span.begin, span.end) after position `start`, a multiple of Lanes where a ring is read; vectors of keys
+// begin at multiples of Lanes, and lanes beside the span repeat its ends. A line of `to` holds `line` keys.
+inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int64_t line, float* to) {
+  for (int first = span.begin / Lanes * Lanes; first < span.end; first += Lanes) {
+    Vector rows[Lanes];
+    for (int i = 0; i < Lanes; i++) {
+      const int key = first + i < span.begin ? span.begin : first + i < span.end ? first + i : span.end - 1;
+      rows[i] = vectorAt(from, start + key);
+    }
+    const bool whole = first >= span.begin && first + Lanes <= span.end && start + first + Lanes <= from.position;
+    if (whole && !from.halves && from.headDim % Lanes == 0) {
+      turn(rows[0].floats, from.headDim, line, to + first);
+      continue;
+    }
+    if (whole && from.halves && from.headDim % (2 * Lanes) == 0) {
+      turn(rows[0].halves, from.headDim, line, to + first);
+      continue;
+    }
+    for (int64_t d = 0; d < from.headDim; d += Lanes) {
+      const int n = from.headDim - d < Lanes ? static_cast<int>(from.headDim - d) : Lanes;
+      F32 x[Lanes];
+      SELSCAN_UNROLL
+      for (int i = 0; i < Lanes; i++) x[i] = rows[i].at(d, n);
+      transpose(x);
+      for (int i = 0; i < n; i++) store(to + (d + i) * line + first, x[i]);
+    }
+  }
+}
+
+// to[key][dim], lines padded with zeros to `line`.
+inline void placeRows(const cpu::Vectors& from, int64_t start, Span span, int64_t line, float* to) {
+  for (int key = span.begin; key < span.end; key++) {
+    const Vector row = vectorAt(from, start + key);
+    for (int64_t d = 0; d < line; d += Lanes) {
+      const int n = from.headDim - d < Lanes ? static_cast<int>(from.headDim - d) : Lanes;
+      store(to + key * line + d, n > 0 ? row.at(d, n) : set(0.0f));
+    }
+  }
+}
+
+}  // namespace selscan::ISA
+#undef SELSCAN_UNROLL
