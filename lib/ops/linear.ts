@@ -7,9 +7,9 @@ import { add } from "./elementwise.ts"
 import { sumRows } from "./reduce.ts"
 
 /** What a linear applies to its result. */
-export type Activation = "none" | "silu" | "softplus"
+export type Activation = "none" | "silu" | "softplus" | "gelu"
 
-const activations: readonly string[] = ["none", "silu", "softplus"] satisfies readonly Activation[]
+const activations: readonly string[] = ["none", "silu", "softplus", "gelu"] satisfies readonly Activation[]
 
 /** Throws unless the attribute `precision` is one that the products know. */
 export function checkPrecision(where: string, precision: string): void {
@@ -32,10 +32,11 @@ function checkActivation(where: string, activation: string): void {
  * Linear layer: every row times a matrix, with what usually follows it.
  *
  *   pre = x·Wᵀ + bias      y = act(pre) + residual      silu(v) = v/(1 + e^−v)      softplus(v) = log(1 + e^v)
+ *   gelu(v) = v·Φ(v) = v/2·(1 + erf(v/√2))
  *
  * Each element is one f32 sum over `in` in rising order, the same bits for any number of rows. With precision bf16, x and
  * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. softplus(v)
- * is v above 20, as in torch. `pre` is there for the gradient. y and pre are of `dtype`: f32, bf16, or that of x.
+ * is v above 20, as in torch; gelu is the exact one, right relatively far below 0 too. `pre` is there for the gradient. y and pre are of `dtype`: f32, bf16, or that of x.
  *
  * @example
  * const { y } = linear({ x, weight, bias }, { activation: "softplus" })
@@ -97,6 +98,7 @@ export const linearWeightGrad = op({
  * Gradient through the activation of a linear.
  *
  *   dx = dy·act′(pre)      silu′(v) = σ(v)·(1 + v·(1 − σ(v)))      softplus′(v) = σ(v), 1 above 20
+ *   gelu′(v) = Φ(v) + v·e^(−v²/2)/√(2π)
  */
 export const activationGrad = op({
   name: "activationGrad",

@@ -32,6 +32,7 @@ template <Activation A>
 inline F32 activate(F32 x) {
   if constexpr (A == Activation::silu) return silu(x);
   if constexpr (A == Activation::softplus) return softplus(x);
+  if constexpr (A == Activation::gelu) return gelu(x);
   return x;
 }
 
@@ -57,6 +58,7 @@ template <Activation A>
 inline F32 derivative(F32 x) {
   if constexpr (A == Activation::silu) return siluGrad(x);
   if constexpr (A == Activation::softplus) return selectGreater(x, set(20.0f), set(1.0f), sigmoid(x));
+  if constexpr (A == Activation::gelu) return geluGrad(x);
   return set(1.0f);
 }
 
@@ -87,6 +89,7 @@ void linear(const Call& call) {
   if (activation == Activation::none && !bias && !residual && !(y && pre)) return cpu::multiply(product, rows);
   const auto apply = activation == Activation::silu       ? finish<Activation::silu>
                      : activation == Activation::softplus ? finish<Activation::softplus>
+                     : activation == Activation::gelu     ? finish<Activation::gelu>
                                                           : finish<Activation::none>;
   cpu::multiply(product, rows, [&](const cpu::Block& block) { apply(epilogue, block); });
 }
@@ -98,6 +101,7 @@ void activationGrad(const Call& call) {
   const Activation activation = ops::activationOf(call.attributes);
   const auto apply = activation == Activation::silu       ? scaleByDerivative<Activation::silu>
                      : activation == Activation::softplus ? scaleByDerivative<Activation::softplus>
+                     : activation == Activation::gelu     ? scaleByDerivative<Activation::gelu>
                                                           : scaleByDerivative<Activation::none>;
   apply(dy.f32(), pre.f32(), dx.f32(), dy.elements());
 }

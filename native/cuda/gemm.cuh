@@ -216,6 +216,9 @@ struct Finish {
     } else if (activation == ops::Activation::softplus) {
 #pragma unroll
       for (int i = 0; i < N; i++) values[i] = softplus(values[i]);
+    } else if (activation == ops::Activation::gelu) {
+#pragma unroll
+      for (int i = 0; i < N; i++) values[i] = gelu(values[i]);
     }
     if (residual) {
       float added[N];

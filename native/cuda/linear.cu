@@ -51,6 +51,7 @@ __device__ __forceinline__ void scaleByDerivative(const AnyFloat& dy, const AnyF
   for (int i = 0; i < N; i++) {
     if (activation == ops::Activation::silu) gradient[i] *= siluGrad(value[i]);
     else if (activation == ops::Activation::softplus) gradient[i] *= softplusGrad(value[i]);
+    else if (activation == ops::Activation::gelu) gradient[i] *= geluGrad(value[i]);
   }
   dx.store<N>(at, gradient);
 }

@@ -17,14 +17,18 @@ inline std::string precisionLimit(const Call& call) {
   return word == "f32" || word == "bf16" ? "" : "precision is f32 or bf16, got " + word;
 }
 
-enum class Activation : uint8_t { none, silu, softplus };
+enum class Activation : uint8_t { none, silu, softplus, gelu };
 inline Activation activationOf(const Attributes& attributes) {
   const std::string& word = attributes.word("activation");
-  return word == "silu" ? Activation::silu : word == "softplus" ? Activation::softplus : Activation::none;
+  return word == "silu"       ? Activation::silu
+         : word == "softplus" ? Activation::softplus
+         : word == "gelu"     ? Activation::gelu
+                              : Activation::none;
 }
 inline std::string activationLimit(const Call& call) {
   const std::string& word = call.attributes.word("activation");
-  return word == "none" || word == "silu" || word == "softplus" ? "" : "activation is none, silu or softplus, got " + word;
+  const bool known = word == "none" || word == "silu" || word == "softplus" || word == "gelu";
+  return known ? "" : "activation is none, silu, softplus or gelu, got " + word;
 }
 
 // The pattern of a tensor that, where the device stores activations as bf16, is f32 or bf16 whatever the others of the call are,

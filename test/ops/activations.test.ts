@@ -17,13 +17,38 @@ for (const file of readdirSync(folder)) {
 type AnyCall = (inputs: Record<string, Value>, attrs?: Record<string, unknown>) => Record<string, Value>
 
 /** Sizes that fit every op at once; what a signature leaves open is 4. */
-const sizes: Record<string, number> = { inner: 4, state: 2, bands: 2, width: 4, tail: 3, left: 3, right: 1, chunks: 3 }
+const sizes: Record<string, number> = {
+  inner: 4,
+  state: 2,
+  bands: 2,
+  half: 2,
+  width: 4,
+  tail: 3,
+  left: 3,
+  right: 1,
+  chunks: 3,
+  heads: 1,
+  saves: 3,
+  lines: 15,
+  columns: 12,
+  packed: 12,
+  kv: 1,
+  capacity: 64,
+}
 /** Attributes that an op does not work without. */
 const attrs: Record<string, Record<string, unknown>> = {
   split: { first: 3 },
   concat: { first: 3, second: 1 },
   scatterRows: { rows: 4 },
+  rope: { headDim: 4 },
+  slidingAttention: { headDim: 4 },
+  slidingAttentionGrad: { headDim: 4 },
+  fold: { width: 8 },
 }
+/** Inputs that are given instead of others. */
+const without: Record<string, readonly string[]> = { linearAttention: ["initial"] }
+/** What an op stores; a ring has the dtype of the precision. */
+const states: Record<string, "state" | "ring"> = { carried: "state", tail: "state", keys: "ring", values: "ring" }
 const shapeOf = (dims: readonly string[]) =>
   dims.flatMap((dim) =>
     dim === "..." ? [4, 4] : [/^\d+$/.test(dim) ? Number(dim) : (sizes[dim] ?? (dim === "segments" ? 2 : 4))],
@@ -32,7 +57,7 @@ const shapeOf = (dims: readonly string[]) =>
 /** Every op that takes an activation, with the names of those it takes. */
 const taking = [...registeredOps()].flatMap(([name, { inputs }]) => {
   const keys = Object.entries(inputs as Record<string, string>).filter(
-    ([key, signature]) => signature.startsWith("float") && key !== "weight",
+    ([key, signature]) => signature.startsWith("float") && key !== "weight" && states[key.replace("?", "")] !== "ring",
   )
   return keys.length > 0 && name !== "cast" ? [[name, keys.map(([key]) => key.replace("?", ""))] as const] : []
 })
@@ -40,12 +65,13 @@ const taking = [...registeredOps()].flatMap(([name, { inputs }]) => {
 function programOf(name: string, bf16: readonly string[], more: Record<string, unknown> = {}) {
   return trace(name, (tr) => {
     const signature = registeredOps().get(name)!.inputs as Record<string, string>
-    const inputs = Object.entries(signature).map(([key, text]) => {
+    const given = Object.entries(signature).filter(([key]) => !without[name]?.includes(key.replace("?", "")))
+    const inputs = given.map(([key, text]) => {
       const [first = "", ...rest] = text.split(" ")
       const dims = ["float", "i32"].includes(first) ? rest : text.split(" ").filter((word) => word !== "")
       const plain = key.replace("?", "")
       const dtype = first === "i32" ? "i32" : bf16.includes(plain) ? "bf16" : "f32"
-      const storage = plain === "carried" ? "state" : "input"
+      const storage = states[plain] ?? "input"
       return [plain, tr[storage](plain, dtype, shapeOf(dims))] as const
     })
     return (exported[name] as AnyCall)(Object.fromEntries(inputs), { ...attrs[name], ...more })
@@ -68,7 +94,7 @@ for (const [name, keys] of taking) {
   })
 }
 
-for (const name of ["linear", "linearInputGrad", "rmsNorm"]) {
+for (const name of ["linear", "linearInputGrad", "rmsNorm", "layerNorm"]) {
   test(`${name}: the cpu refuses to give bf16`, async (t) => {
     await using store = new Store("cpu")
     const error = await t.throwsAsync(store.compile(programOf(name, [], { dtype: "bf16" })))
@@ -81,13 +107,20 @@ test("statistics, weights' gradients and reductions are f32 whatever the activat
   const f32: Record<string, readonly string[]> = {
     rmsNorm: ["sum", "rstd"],
     rmsNormGrad: ["dx", "dweight", "dbias"],
+    layerNorm: ["sum", "mean", "rstd"],
+    layerNormGrad: ["dx", "dweight", "dbias"],
     linearWeightGrad: ["dweight"],
     linearCrossEntropy: ["losses", "logsumexp"],
-    linearCrossEntropyGrad: ["dweight"],
+    linearCrossEntropyGrad: ["dweight", "dbias"],
     causalConv: ["final", "start"],
     causalConvGrad: ["dweight", "dbias", "dinitial"],
     selectiveScan: ["final", "saved"],
     selectiveScanGrad: ["dA", "dD", "dbias", "dinitial"],
+    slidingAttention: ["lse"],
+    gatedHeadNorm: ["rstd"],
+    gatedHeadNormGrad: ["dweight"],
+    linearAttention: ["final", "saved"],
+    linearAttentionGrad: ["dinitial"],
     sum: ["y"],
     sumSquares: ["y"],
     sumRows: ["y"],

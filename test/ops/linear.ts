@@ -17,10 +17,30 @@ const rounded = (tensor: Tensor64, precision: string): Float64Array =>
   precision === "bf16" ? bf16(tensor).data : tensor.data
 
 const sigmoid = (v: number) => 1 / (1 + Math.exp(-v))
-const functions: Record<string, [value: (v: number) => number, derivative: (v: number) => number]> = {
+const density = (v: number) => Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI)
+
+/**
+ * Φ(v) of the standard normal distribution, relatively to 1e-13 however far below 0.
+ * @see Abramowitz & Stegun, 26.2.11 (series) and 26.2.14 (continued fraction)
+ */
+export function normalCdf(v: number): number {
+  if (v > 0) return 1 - normalCdf(-v)
+  if (v > -3) {
+    let sum = 0
+    for (let k = 0, term = v; Math.abs(term) > 1e-20; k++, term *= (v * v) / (2 * k + 1)) sum += term
+    return 0.5 + density(v) * sum
+  }
+  let fraction = -v
+  for (let k = 200; k >= 1; k--) fraction = -v + k / fraction
+  return density(v) / fraction
+}
+
+/** What a linear applies, and its derivative. */
+export const functions: Record<string, [value: (v: number) => number, derivative: (v: number) => number]> = {
   none: [(v) => v, () => 1],
   silu: [(v) => v * sigmoid(v), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
   softplus: [(v) => (v > 20 ? v : Math.log1p(Math.exp(v))), (v) => (v > 20 ? 1 : sigmoid(v))],
+  gelu: [(v) => v * normalCdf(v), (v) => normalCdf(v) + v * density(v)],
 }
 
 /** C[m, n] = Σ_k a(m, k)·b(k, n) for m < rows, n < columns. */
@@ -76,7 +96,7 @@ const shapes = [
   { title: "two slabs and a prime in the weight gradient", inputs: sized(1031, 24, 23) },
   { title: "bf16 weight", inputs: sized(6, 100, 40, ["bias", "halves"]) },
 ]
-const activated = ["silu", "softplus"].flatMap((activation) => [
+const activated = ["silu", "softplus", "gelu"].flatMap((activation) => [
   { title: `${activation}`, inputs: sized(9, 32, 40), attrs: { activation } },
   { title: `${activation}, bias and residual`, inputs: sized(34, 19, 21, ["bias", "residual"]), attrs: { activation } },
 ])
@@ -174,7 +194,7 @@ export const specs: OpSpec[] = [
       dx: dy!.data.map((value, i) => value * functions[activation]![1](pre!.data[i]!)),
     }),
     differentiable: [],
-    cases: ["none", "silu", "softplus"].map((activation) => ({
+    cases: ["none", "silu", "softplus", "gelu"].map((activation) => ({
       title: activation,
       inputs: { dy: normal([3, 1367], 1), pre: uniform([3, 1367], 2, -30, 30) },
       attrs: { activation },

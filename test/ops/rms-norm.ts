@@ -1,4 +1,4 @@
-import { rmsNorm } from "../../lib/ops/rms-norm.ts"
+import { rmsNorm } from "../../lib/ops/norm.ts"
 import { normal, type OpCase, type OpSpec, type Tensor64, uniform } from "./spec.ts"
 
 type Given = { x: Tensor64; weight: Tensor64; bias?: Tensor64; residual?: Tensor64 }
