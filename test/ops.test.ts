@@ -51,8 +51,8 @@ function declareTests(name: string, spec: OpSpec, opCase: OpCase): void {
 }
 
 /** Multiply-adds of one run: what the spec says, else one for each element of the inputs. */
-function workOf(spec: OpSpec, { inputs }: OpCase): number {
-  if (spec.work !== undefined) return spec.work(inputs)
+function workOf(spec: OpSpec, { inputs, attrs }: OpCase): number {
+  if (spec.work !== undefined) return spec.work(inputs, attrs)
   return Object.values(inputs).reduce((total, tensor) => total + (tensor?.data.length ?? 0), 0)
 }
 

@@ -8,11 +8,11 @@ import { checkPrecision } from "./linear.ts"
 /**
  * Cross entropy of a linear's logits against target ids, in nats per row.
  *
- *   l = x·Wᵀ      logsumexp = log Σ_v e^l[v]      loss = (1 − s)·(logsumexp − l[target]) + s·mean_v (logsumexp − l[v])
+ *   l = x·Wᵀ + bias      logsumexp = log Σ_v e^l[v]      loss = (1 − s)·(logsumexp − l[target]) + s·mean_v (logsumexp − l[v])
  *
  * s is `smoothing`, as in torch. Rows whose target equals `ignore` (−100, as in torch) have loss 0 and no gradient.
  * Logits, their sums and the loss are f32 or better; with precision bf16, x, the weight and, in the gradient, dl are rounded
- * to bf16 for the products. Logits are computed a block of rows at a time, and again for the gradient. Sum the losses and
+ * to bf16 (dl for dbias too, which is the sum of what the products read). Logits are computed a block of rows at a time, and again for the gradient. Sum the losses and
  * divide by the number of rows that count; `logsumexp` is there for the gradient.
  *
  * @throws BAD_INPUT at run time, for a target outside the vocabulary that is not `ignore`
@@ -22,7 +22,7 @@ import { checkPrecision } from "./linear.ts"
  */
 export const linearCrossEntropy = op({
   name: "linearCrossEntropy",
-  inputs: { x: "float rows dim", weight: "float vocab dim", targets: "i32 rows" },
+  inputs: { x: "float rows dim", weight: "float vocab dim", "bias?": "vocab", targets: "i32 rows" },
   outputs: { losses: "rows", logsumexp: "rows" },
   attrs: { ignore: -100, smoothing: 0, precision: "f32" },
   dims: (_, { ignore, smoothing, precision }) => {
@@ -39,14 +39,17 @@ export const linearCrossEntropy = op({
     checkPrecision("linearCrossEntropy", precision)
     return {}
   },
-  grad: ({ x, weight, targets }, { logsumexp }, attrs, grads) => {
+  grad: ({ x, weight, bias, targets }, { logsumexp }, attrs, grads) => {
     expect(
       grads.losses && !grads.logsumexp,
       "NO_GRADIENT",
       () => "linearCrossEntropy: gradients come from losses, got one for logsumexp; build that loss from losses",
     )
-    const { dx, dweight } = linearCrossEntropyGrad({ dlosses: grads.losses, x, weight, targets, logsumexp }, attrs)
-    return { x: dx, weight: dweight, targets: null }
+    const { dx, dweight, dbias } = linearCrossEntropyGrad(
+      { dlosses: grads.losses, x, weight, bias, targets, logsumexp },
+      attrs,
+    )
+    return { x: dx, weight: dweight, ...(bias && { bias: dbias }), targets: null }
   },
 })
 
@@ -54,6 +57,7 @@ export const linearCrossEntropy = op({
  * Gradient of linearCrossEntropy; logits are computed again, a piece of rows and words at a time.
  *
  *   dl[v] = dloss·(e^(l[v] − logsumexp) − s/vocab − (1 − s)·[v is the target])      dx = dl·W      dW = dlᵀ·x
+ *   dbias = Σ_row dl
  */
 export const linearCrossEntropyGrad = op({
   name: "linearCrossEntropyGrad",
@@ -61,10 +65,11 @@ export const linearCrossEntropyGrad = op({
     dlosses: "rows",
     x: "float rows dim",
     weight: "float vocab dim",
+    "bias?": "vocab",
     targets: "i32 rows",
     logsumexp: "rows",
   },
-  outputs: { dx: "float rows dim", dweight: "vocab dim" },
+  outputs: { dx: "float rows dim", dweight: "vocab dim", dbias: "vocab" },
   attrs: { ignore: -100, smoothing: 0, precision: "f32" },
   grad: null,
 })

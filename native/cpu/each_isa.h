@@ -1,7 +1,7 @@
 // Compiles the including file once for each instruction set, each time inside its own namespace.
 //
 //   #include "core/kernel.h"          // everything that is not ours alone comes first, compiled portably
-//   #define EACH_ISA "cpu/rms_norm.cpp"
+//   #define EACH_ISA "cpu/norm.cpp"
 //   #include "cpu/each_isa.h"
 //   #ifdef ISA
 //   namespace selscan::ISA { …kernels over F32 of cpu/simd.h… }

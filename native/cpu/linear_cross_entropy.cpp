@@ -1,4 +1,4 @@
-// Head and loss in one: cross entropy of x·Wᵀ. See lib/ops/linear-cross-entropy.ts for the equations.
+// Head and loss in one: cross entropy of x·Wᵀ + bias. See lib/ops/linear-cross-entropy.ts for the equations.
 //
 // Forward: a task takes 96 rows through the vocabulary in chunks of 256 logits that stay in L2, keeping for each row the
 // greatest logit, the sum of exponentials against it, the sum of logits and the target's logit. Gradient: logits are
@@ -79,8 +79,15 @@ void see(RowState& state, float* logits, int64_t n, int64_t targetAt) {
   state.logits += sum(total);
 }
 
-// Rows [row, rowEnd) through the whole vocabulary.
-void seeRows(const cpu::Product& product, const Loss& loss, const cpu::Block& rows, Slot& slot) {
+void addBias(const float* bias, int64_t n, float* logits) {
+  for (int64_t i = 0; i < n; i += Lanes) {
+    const int count = n - i < Lanes ? static_cast<int>(n - i) : Lanes;
+    store(logits + i, load(logits + i, count) + load(bias + i, count), count);
+  }
+}
+
+// Rows [row, rowEnd) through the whole vocabulary. bias: null where there is none.
+void seeRows(const cpu::Product& product, const float* bias, const Loss& loss, const cpu::Block& rows, Slot& slot) {
   const int64_t count = rows.rowEnd - rows.row, panels = product.b.count();
   for (int64_t r = 0; r < count; r++) slot.states[r] = {-FLT_MAX, 0, 0, NAN};
   const auto run = cpu::blockProduct(product.b.precision);
@@ -94,14 +101,17 @@ void seeRows(const cpu::Product& product, const Loss& loss, const cpu::Block& ro
     chunk.c = slot.logits[0];
     chunk.cStride = Chunk;
     run(chunk, {0, count, 0, chunk.b.count()});
-    for (int64_t r = 0; r < count; r++) see(slot.states[r], slot.logits[r], n, loss.targets[rows.row + r] - first);
+    for (int64_t r = 0; r < count; r++) {
+      if (bias) addBias(bias + first, n, slot.logits[r]);
+      see(slot.states[r], slot.logits[r], n, loss.targets[rows.row + r] - first);
+    }
   }
 }
 
 // dlogits from the logits of the block, in place: dloss·(softmax − smoothing/vocab − (1 − smoothing)·[word is the target]).
 // The block's rows and columns count from `row` and `word`.
 struct Gradient {
-  const float *dlosses, *logsumexp;
+  const float *dlosses, *logsumexp, *bias;  // bias: of the block's first word, or null
   float* logits;
   int64_t row, word, words;
   void apply(const Loss& loss, const cpu::Block& block) const {
@@ -118,7 +128,8 @@ struct Gradient {
       const F32 scale = set(dloss), normaliser = set(logsumexp[row + r]);
       for (int64_t i = begin; i < end; i += Lanes) {
         const int n = end - i < Lanes ? static_cast<int>(end - i) : Lanes;
-        store(line + i, scale * (decay(load(line + i, n) - normaliser) - uniform), n);
+        const F32 logit = bias ? load(line + i, n) + load(bias + i, n) : load(line + i, n);
+        store(line + i, scale * (decay(logit - normaliser) - uniform), n);
       }
       const int64_t target = loss.targets[row + r] - word;
       if (target >= begin && target < end) line[target] -= dloss * (1.0f - loss.smoothing);
@@ -126,13 +137,36 @@ struct Gradient {
   }
 };
 
-// One piece: rows × words of dlogits, and what they add to dx and dweight.
+F32 roundedToBf16(F32 x) {
+  alignas(64) uint16_t halves[Lanes];
+  storeBf16(halves, x);
+  return loadBf16(halves);
+}
+
+// sums[word] (+)= Σ of the word's dlogits over the rows, in their order; rounded first where the products read them so.
+void addRows(const float* dlogits, int64_t rows, int64_t words, bool more, bool rounded, float* sums) {
+  constexpr int64_t Columns = 64;
+  cpu::parallel((words + Columns - 1) / Columns, [=](int64_t task) {
+    const int64_t end = words < (task + 1) * Columns ? words : (task + 1) * Columns;
+    for (int64_t i = task * Columns; i < end; i += Lanes) {
+      const int n = end - i < Lanes ? static_cast<int>(end - i) : Lanes;
+      F32 total = more ? load(sums + i, n) : set(0.0f);
+      for (int64_t r = 0; r < rows; r++) {
+        const F32 dlogit = load(dlogits + r * words + i, n);
+        total = total + (rounded ? roundedToBf16(dlogit) : dlogit);
+      }
+      store(sums + i, total, n);
+    }
+  });
+}
+
+// One piece: rows × words of dlogits, and what they add to dx, dweight and dbias.
 struct Piece {
   int64_t row, rows, word, words;
 };
 void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
-  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
-  const auto [dx, dweight] = call.out<2>();
+  const auto [dlosses, x, weight, bias, targets, logsumexp] = call.in<6>();
+  const auto [dx, dweight, dbias] = call.out<3>();
   const cpu::Precision precision = cpu::precisionOf(call.attributes);
   const int64_t dim = x[1], elementBytes = static_cast<int64_t>(sizeBytes(weight.dtype));
   const float* rows = x.f32() + piece.row * dim;
@@ -140,9 +174,11 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
   std::byte* room = call.workspace + cpu::pieceBytes(x[0], weight[0]);
   cpu::Panels panels{precision, dim, piece.words, reinterpret_cast<const uint32_t*>(call.prepared[2])};
   panels.words += piece.word / cpu::PanelWidth * panels.panelWords();
-  const Gradient gradient{dlosses.f32(), logsumexp.f32(), dlogits, piece.row, piece.word, piece.words};
+  const Gradient gradient{dlosses.f32(), logsumexp.f32(), bias ? bias.f32() + piece.word : nullptr, dlogits, piece.row, piece.word, piece.words};
   cpu::multiply({{rows, dim, 1}, panels, dlogits, piece.words}, piece.rows,
                 [&](const cpu::Block& block) { gradient.apply(loss, block); });
+  if (dbias)
+    addRows(dlogits, piece.rows, piece.words, piece.row > 0, precision == cpu::Precision::bf16, dbias.f32() + piece.word);
   if (dx) {
     float* c = dx.f32() + piece.row * dim;
     const cpu::Product product{{dlogits, piece.words, 1}, {precision, piece.words, dim}, c, dim, piece.word > 0};
@@ -159,7 +195,7 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
 }  // namespace
 
 void linearCrossEntropy(const Call& call) {
-  const auto [x, weight, targets] = call.in<3>();
+  const auto [x, weight, bias, targets] = call.in<4>();
   const auto [losses, logsumexp] = call.out<2>();
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
@@ -168,11 +204,11 @@ void linearCrossEntropy(const Call& call) {
   const cpu::Product product{{x.f32(), dim, 1}, {cpu::precisionOf(call.attributes), dim, vocab, words}, nullptr, Chunk};
   const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
   const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
-  cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp](int64_t task) {
+  cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp, shift = bias.f32()](int64_t task) {
     Slot& slot = reinterpret_cast<Slot*>(call.workspace)[task];
     for (int64_t block = task; block < blocks; block += slots) {
       const int64_t row = block * cpu::RowBlock, end = row + cpu::RowBlock < rows ? row + cpu::RowBlock : rows;
-      seeRows(product, loss, {row, end, 0, 0}, slot);
+      seeRows(product, shift, loss, {row, end, 0, 0}, slot);
       for (int64_t r = row; r < end; r++) {
         const RowState& state = slot.states[r - row];
         const double normaliser = state.greatest + std::log(state.exponentials);
@@ -186,9 +222,9 @@ void linearCrossEntropy(const Call& call) {
 }
 
 void linearCrossEntropyGrad(const Call& call) {
-  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
-  const auto [dx, dweight] = call.out<2>();
-  if (!dx && !dweight) return;
+  const auto [dlosses, x, weight, bias, targets, logsumexp] = call.in<6>();
+  const auto [dx, dweight, dbias] = call.out<3>();
+  if (!dx && !dweight && !dbias) return;
   const int64_t rows = x[0], vocab = weight[0];
   const Loss loss = lossOf(call, targets, vocab);
   for (int64_t row = 0; row < rows; row += GradientRows)
@@ -203,12 +239,12 @@ namespace selscan::cpu {
 namespace {
 
 size_t forwardBytes(const Call& call) {
-  const int64_t blocks = (call.in<3>()[0][0] + RowBlock - 1) / RowBlock;
+  const int64_t blocks = (call.inputs[0][0] + RowBlock - 1) / RowBlock;
   return sizeof(Slot) * static_cast<size_t>(blocks < ForwardSlots ? blocks : ForwardSlots);
 }
 
 size_t gradientBytes(const Call& call) {
-  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
+  const auto &x = call.inputs[1], &weight = call.inputs[2];
   const int64_t longest = x[0] > weight[0] ? x[0] : weight[0];
   return pieceBytes(x[0], weight[0]) + slabBytes(precisionOf(call.attributes), longest, x[1]);
 }
@@ -219,14 +255,14 @@ const Preparation* panelsOf(const Call& call, bool weight) {
 
 }  // namespace
 
-KERNEL(linearCrossEntropy, cpu, "x weight targets -> losses logsumexp; ignore smoothing precision",
+KERNEL(linearCrossEntropy, cpu, "x weight bias? targets -> losses logsumexp; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropy), .limit = ops::crossEntropyLimit, .workspaceBytes = forwardBytes,
        .prepare = [](const Call& call, int input) { return panelsOf(call, input == 1); },
-       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
-KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight targets logsumexp -> dx dweight; ignore smoothing precision",
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[3], call.inputs[1][0]); })
+KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight bias? targets logsumexp -> dx dweight dbias; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropyGrad), .limit = ops::crossEntropyGradLimit, .workspaceBytes = gradientBytes,
        .prepare = [](const Call& call, int input) { return panelsOf(call, input == 2); },
-       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[4], call.inputs[2][0]); })
 
 }  // namespace selscan::cpu
 #endif

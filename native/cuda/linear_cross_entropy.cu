@@ -1,10 +1,10 @@
-// Head and loss in one: cross entropy of x·Wᵀ. See lib/ops/linear-cross-entropy.ts for the equations.
+// Head and loss in one: cross entropy of x·Wᵀ + bias. See lib/ops/linear-cross-entropy.ts for the equations.
 //
 // Logits are made a piece at a time, some rows by some words, small enough to stay in L2. Forward: a block follows each row
 // through the piece in chunks of 4096 words, keeping the greatest logit and the sum of exponentials against it; the chunks are
 // the same whatever the pieces are. Gradient: the piece's logits become planes of dlogits in the epilogue of their product and
-// are never in memory as f32; dx continues over the pieces of words and dweight over those of rows, in order. Bound by the
-// tensor cores: one product forward, three backward. Not measured on a GPU yet.
+// are never in memory as f32; dx continues over the pieces of words and dweight over those of rows, in order; dbias adds the planes
+// up, 128 rows at a time. Bound by the tensor cores: one product forward, three backward. Not measured on a GPU yet.
 #include "ops/linear_cross_entropy.h"
 
 #include <cfloat>
@@ -12,6 +12,7 @@
 #include "cuda/block.cuh"
 #include "cuda/cublas.h"
 #include "cuda/gemm.cuh"
+#include "cuda/partials.cuh"
 
 namespace selscan::cuda {
 namespace {
@@ -34,6 +35,7 @@ struct RowState {
 
 struct SeenPiece {
   const float* logits;  // rows of `stride`
+  const float* bias;    // of the piece's words; null: none
   RowState* states;     // of the piece's rows, between two pieces
   float *losses, *logsumexp;
   int64_t row, word, words, stride;
@@ -46,8 +48,8 @@ struct Scratch {
   double sums[WarpMax];
 };
 
-// Adds a chunk of `count` logits at `line` to the state, the same in all threads.
-__device__ __forceinline__ void seeChunk(const float* line, int64_t count, RowState& state, Scratch& scratch) {
+// Adds a chunk of `count` logits at `line`, with their bias, to the state, the same in all threads.
+__device__ __forceinline__ void seeChunk(const float* line, const float* bias, int64_t count, RowState& state, Scratch& scratch) {
   float logits[PerThread], greatest = state.greatest, exponentials = 0, total = 0;
 #pragma unroll
   for (int i = 0; i < PerThread; i += 4) {
@@ -57,6 +59,7 @@ __device__ __forceinline__ void seeChunk(const float* line, int64_t count, RowSt
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       const bool there = at + j < count;
+      if (bias && there) four[j] += bias[at + j];
       logits[i + j] = there ? four[j] : -FLT_MAX;
       greatest = fmaxf(greatest, logits[i + j]);
       total += there ? four[j] : 0.0f;
@@ -80,10 +83,11 @@ __global__ __launch_bounds__(Threads) void seeLogits(const SeenPiece piece, cons
   RowState state{0, 0, -FLT_MAX, __int_as_float(0x7fffffff)};
   if (piece.word > 0) state = piece.states[blockIdx.x];
   for (int64_t first = 0; first < piece.words; first += Chunk)
-    seeChunk(line + first, piece.words - first < Chunk ? piece.words - first : Chunk, state, *scratch);
+    seeChunk(line + first, piece.bias ? piece.bias + first : nullptr, piece.words - first < Chunk ? piece.words - first : Chunk, state, *scratch);
   if (threadIdx.x > 0) return;
   const int64_t target = loss.targets[row] - piece.word;
-  if (loss.targets[row] >= 0 && target >= 0 && target < piece.words) state.target = line[target];
+  if (loss.targets[row] >= 0 && target >= 0 && target < piece.words)
+    state.target = line[target] + (piece.bias ? piece.bias[target] : 0.0f);
   if (piece.word + piece.words < loss.vocab) {
     piece.states[blockIdx.x] = state;
     return;
@@ -107,7 +111,7 @@ struct ForwardPieces {
 };
 
 void linearCrossEntropy(const Call& call) {
-  const auto [x, weight, targets] = call.in<3>();
+  const auto [x, weight, bias, targets] = call.in<4>();
   const auto [losses, logsumexp] = call.out<2>();
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
@@ -124,7 +128,7 @@ void linearCrossEntropy(const Call& call) {
       multiply(deviceOf(call), Layout::forward, {left.fromRow(row), right.fromRow(word), high, wide, dim, planes},
                {.columns = stride, .y = AnyFloat(logits)});
       launch(deviceOf(call), {static_cast<unsigned>(high), Threads, sizeof(Scratch)}, seeLogits,
-             SeenPiece{logits, states, losses.f32(), logsumexp.f32(), row, word, wide, stride}, loss);
+             SeenPiece{logits, bias ? bias.f32() + word : nullptr, states, losses.f32(), logsumexp.f32(), row, word, wide, stride}, loss);
     }
 }
 
@@ -133,7 +137,7 @@ template <int PlaneCount>
 struct Dlogits {
   int64_t columns;  // the padded width of the planes
   TargetLoss loss;
-  const float *dlosses, *logsumexp;
+  const float *dlosses, *logsumexp, *bias;  // bias: of the piece's words; null: none
   bf16* planes;
   int64_t planeStride, row, word, words;
 
@@ -146,7 +150,8 @@ struct Dlogits {
     Vec<bf16, N> out[PlaneCount];
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      float gradient = dloss * (expFast(logits[i] - normaliser) - uniform);
+      const float shift = bias && n + i < words ? bias[n + i] : 0.0f;
+      float gradient = dloss * (expFast(logits[i] + shift - normaliser) - uniform);
       if (n + i == target) gradient -= share;
       bf16 parts[PlaneCount];
       split(counts && n + i < words ? gradient : 0.0f, parts);
@@ -158,10 +163,41 @@ struct Dlogits {
   }
 };
 
-// The workspace of the gradient: a piece's planes of dlogits and, where dx cannot hold them in f32 from piece to piece, its sums.
+constexpr int64_t LineRows = 128;
+
+// lines[block][word]: the sum of a word's dlogits over 128 rows; a block has 32 words, warp w rows w, w + 8, …, whose sums are added in
+// rising order.
+// registers: 40
+template <int PlaneCount>
+__global__ __launch_bounds__(Threads) void addPlanes(const Planes dlogits, int64_t rows, int64_t words, float* lines) {
+  constexpr int Warps = Threads / 32;
+  SHARED(float, sums);  // (Warps, 32)
+  const int64_t word = int64_t{blockIdx.y} * 32 + laneIndex(), first = int64_t{blockIdx.x} * LineRows;
+  const int64_t last = rows < first + LineRows ? rows : first + LineRows;
+  float sum = 0;
+  for (int64_t row = first + warpIndex(); word < words && row < last; row += Warps)
+#pragma unroll
+    for (int p = 0; p < PlaneCount; p++) sum += toFloat(dlogits.data[p * dlogits.planeStride + row * dlogits.stride + word]);
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warpIndex() != 0 || word >= words) return;
+  float all = 0;
+#pragma unroll
+  for (int warp = 0; warp < Warps; warp++) all += sums[warp * 32 + laneIndex()];
+  lines[int64_t{blockIdx.x} * words + word] = all;
+}
+
+struct AddTo {
+  float* sums;
+  bool more;
+  __device__ void operator()(int64_t word, float value) const { sums[word] = more ? sums[word] + value : value; }
+};
+
+// The workspace of the gradient: a piece's planes of dlogits, where dx cannot hold them in f32 from piece to piece, its sums, and
+// lines of dbias.
 struct GradientPieces {
   int64_t rows, words;
-  size_t planeBytes, sumBytes;
+  size_t planeBytes, sumBytes, lineBytes;
   explicit GradientPieces(const Call& call) {
     const Tensor &x = call.inputs[1], &weight = call.inputs[2], &dx = call.outputs[0];
     rows = std::min(x[0], pieceRows(weight[0]));
@@ -169,13 +205,15 @@ struct GradientPieces {
     planeBytes = cuda::planeBytes(planeCountOf(call), rows, words);
     planeBytes = (planeBytes + 63) / 64 * 64;
     sumBytes = dx.dtype == Dtype::bf16 && words < weight[0] ? static_cast<size_t>(rows * x[1]) * sizeof(float) : 0;
+    sumBytes = (sumBytes + 63) / 64 * 64;
+    lineBytes = call.outputs[2].shape.rank > 0 ? static_cast<size_t>(ceilDiv(rows, LineRows) * words) * sizeof(float) : 0;
   }
 };
 
 template <int PlaneCount>
 void addPieces(const Call& call) {
-  const auto [dlosses, x, weight, targets, logsumexp] = call.in<5>();
-  const auto [dx, dweight] = call.out<2>();
+  const auto [dlosses, x, weight, bias, targets, logsumexp] = call.in<6>();
+  const auto [dx, dweight, dbias] = call.out<3>();
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
   const TargetLoss loss = ops::targetLossOf(call, targets, vocab);
   const GradientPieces pieces(call);
@@ -186,8 +224,14 @@ void addPieces(const Call& call) {
       const int64_t high = std::min(pieces.rows, rows - row), wide = std::min(pieces.words, vocab - word);
       const int64_t width = paddedWidth(wide);
       const Planes dlogits{planes, width, high * width}, a = left.fromRow(row), b = right.fromRow(word);
-      const Dlogits<PlaneCount> epilogue{width, loss, dlosses.f32(), logsumexp.f32(), planes, high * width, row, word, wide};
+      const Dlogits<PlaneCount> epilogue{width, loss, dlosses.f32(), logsumexp.f32(), bias ? bias.f32() + word : nullptr, planes, high * width, row, word, wide};
       launchPlanes<PlaneCount, false, false>(deviceOf(call), {a, b, high, wide, dim, PlaneCount}, epilogue);
+      if (dbias) {
+        auto* const lines = reinterpret_cast<float*>(call.workspace + pieces.planeBytes + pieces.sumBytes);
+        const dim3 grid(static_cast<unsigned>(ceilDiv(high, LineRows)), static_cast<unsigned>(ceilDiv(wide, 32)));
+        launch(deviceOf(call), {grid, Threads, Threads * sizeof(float)}, addPlanes<PlaneCount>, dlogits, high, wide, lines);
+        launchLines(deviceOf(call), lines, grid.x, wide, AddTo{dbias.f32() + word, row > 0});
+      }
       if (dx) {
         const AnyFloat out = AnyFloat(dx).from(row * dim);
         const AnyFloat sums = pieces.sumBytes > 0 ? AnyFloat(reinterpret_cast<float*>(call.workspace + pieces.planeBytes)) : out;
@@ -203,8 +247,8 @@ void addPieces(const Call& call) {
 }
 
 void linearCrossEntropyGrad(const Call& call) {
-  const auto [dx, dweight] = call.out<2>();
-  if (!dx && !dweight) return;
+  const auto [dx, dweight, dbias] = call.out<3>();
+  if (!dx && !dweight && !dbias) return;
   if (planeCountOf(call) == 1) addPieces<1>(call);
   else addPieces<3>(call);
 }
@@ -215,18 +259,18 @@ size_t forwardBytes(const Call& call) {
 }
 size_t gradientBytes(const Call& call) {
   const GradientPieces pieces(call);
-  return pieces.planeBytes + pieces.sumBytes;
+  return pieces.planeBytes + pieces.sumBytes + pieces.lineBytes;
 }
 
 }  // namespace
 
-KERNEL(linearCrossEntropy, cuda, "x weight targets -> losses logsumexp; ignore smoothing precision", .run = linearCrossEntropy,
+KERNEL(linearCrossEntropy, cuda, "x weight bias? targets -> losses logsumexp; ignore smoothing precision", .run = linearCrossEntropy,
        .limit = withCublas<ops::crossEntropyLimit>, .workspaceBytes = forwardBytes,
        .prepare = [](const Call& call, int input) { return input < 2 ? planesFor(call, input) : nullptr; },
-       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<3>()[2], call.in<3>()[1][0]); })
-KERNEL(linearCrossEntropyGrad, cuda, "dlosses x weight targets logsumexp -> dx dweight; ignore smoothing precision",
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[3], call.inputs[1][0]); })
+KERNEL(linearCrossEntropyGrad, cuda, "dlosses x weight bias? targets logsumexp -> dx dweight dbias; ignore smoothing precision",
        .run = linearCrossEntropyGrad, .limit = withCublas<ops::crossEntropyGradLimit>, .workspaceBytes = gradientBytes,
        .prepare = [](const Call& call, int input) { return input == 1 || input == 2 ? planesFor(call, input) : nullptr; },
-       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.in<5>()[3], call.in<5>()[2][0]); })
+       .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[4], call.inputs[2][0]); })
 
 }  // namespace selscan::cuda

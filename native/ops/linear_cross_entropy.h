@@ -18,12 +18,12 @@ inline TargetLoss targetLossOf(const Call& call, const Tensor& targets, int64_t 
 
 inline std::string crossEntropyLimit(const Call& call) {
   const std::string wrong =
-      dimsMismatch(call, {each(call, "float rows dim", "rows dim"), "float vocab dim", "i32 rows"}, {"rows", "rows"});
+      dimsMismatch(call, {each(call, "float rows dim", "rows dim"), "float vocab dim", "? vocab", "i32 rows"}, {"rows", "rows"});
   return wrong.empty() ? precisionLimit(call) : wrong;
 }
 inline std::string crossEntropyGradLimit(const Call& call) {
   const char* x = each(call, "float rows dim", "rows dim");
-  const std::string wrong = dimsMismatch(call, {"rows", x, "float vocab dim", "i32 rows", "rows"}, {x, "vocab dim"});
+  const std::string wrong = dimsMismatch(call, {"rows", x, "float vocab dim", "? vocab", "i32 rows", "rows"}, {x, "vocab dim", "vocab"});
   return wrong.empty() ? precisionLimit(call) : wrong;
 }
 

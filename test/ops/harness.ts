@@ -52,8 +52,9 @@ export async function run(
   const results = program.outputSlots.map(({ name, dtype }) => [name, numbers(dtype, outputs[name]!)] as const)
   for (const key of updated) {
     const { buffer } = await store.download("training", key)
-    const f32 = tensors[key]!.dtype === "f32"
-    results.push([key, f32 ? new Float32Array(buffer) : new Int32Array(buffer)])
+    const { dtype } = tensors[key]!
+    const array = dtype === "f32" ? Float32Array : dtype === "bf16" ? Uint16Array : Int32Array
+    results.push([key, numbers(dtype, new array(buffer))])
   }
   return Object.fromEntries(results)
 }

@@ -4,6 +4,7 @@ import { bf16, ints, normal, type OpSpec, type Tensor64, values } from "./spec.t
 interface LossInputs {
   x: Tensor64
   weight: Tensor64
+  bias?: Tensor64
   targets: Tensor64
   dlosses?: Tensor64
   logsumexp?: Tensor64
@@ -18,12 +19,12 @@ const rounded = (tensor: Tensor64, precision: string): Float64Array =>
   precision === "bf16" ? bf16(tensor).data : tensor.data
 
 /** Per row: the logits and the logarithm of the sum of their exponentials. */
-function logitsOf({ x, weight }: LossInputs, { precision }: LossAttrs) {
+function logitsOf({ x, weight, bias }: LossInputs, { precision }: LossAttrs) {
   const [dim, vocab] = [x.shape[1]!, weight.shape[0]!]
   const [left, right] = [rounded(x, precision), rounded(weight, precision)]
   return Array.from({ length: x.shape[0]! }, (_, row) => {
     const logits = Float64Array.from({ length: vocab }, (_, v) => {
-      let sum = 0
+      let sum = bias?.data[v] ?? 0
       for (let k = 0; k < dim; k++) sum += left[row * dim + k]! * right[v * dim + k]!
       return sum
     })
@@ -53,6 +54,7 @@ function gradientReference(inputs: LossInputs, attrs: LossAttrs) {
   const [dim, vocab] = [x.shape[1]!, weight.shape[0]!]
   const dx = new Float64Array(x.data.length)
   const dweight = new Float64Array(weight.data.length)
+  const dbias = new Float64Array(vocab)
   const [left, right] = [rounded(x, attrs.precision), rounded(weight, attrs.precision)]
   logitsOf(inputs, attrs).forEach(({ logits }, row) => {
     const [target, logsumexp] = [targets.data[row]!, inputs.logsumexp!.data[row]!]
@@ -63,13 +65,14 @@ function gradientReference(inputs: LossInputs, attrs: LossAttrs) {
         (Math.exp(logit - logsumexp) - attrs.smoothing / vocab - (v === target ? 1 - attrs.smoothing : 0)),
     )
     rounded({ dtype: "f32", shape: [vocab], data: dlogits }, attrs.precision).forEach((d, v) => {
+      dbias[v]! += d
       for (let k = 0; k < dim; k++) {
         dx[row * dim + k]! += d * right[v * dim + k]!
         dweight[v * dim + k]! += d * left[row * dim + k]!
       }
     })
   })
-  return { dx, dweight }
+  return { dx, dweight, ...(inputs.bias && { dbias }) }
 }
 
 /** Targets with an ignored row among them. */
@@ -108,6 +111,19 @@ const cases = [
   { title: "logits in the hundreds", inputs: sized(10, 24, 300, 100) },
   { title: "2051 rows", inputs: sized(2051, 4, 6) },
   { title: "4099 words", inputs: sized(3, 5, 4099), attrs: { smoothing: 0.2 } },
+  ...[
+    [5, 9, 17],
+    [131, 4, 256],
+    [300, 3, 1031],
+  ].map(([rows, dim, vocab]) => ({
+    title: `${rows} rows, ${vocab} words with a bias`,
+    inputs: { ...sized(rows!, dim!, vocab!), bias: normal([vocab!], 9) },
+  })),
+  {
+    title: "4099 words with a bias, smoothing",
+    inputs: { ...sized(3, 5, 4099), bias: normal([4099], 9) },
+    attrs: { smoothing: 0.2 },
+  },
 ]
 
 // The gradient makes the logits again, and two products more.
@@ -118,7 +134,7 @@ export const specs: OpSpec[] = [
     op: linearCrossEntropy,
     reference,
     work,
-    differentiable: ["x", "weight"],
+    differentiable: ["x", "weight", "bias"],
     cases: [
       ...cases.map((one) => (one.title.startsWith("logits") ? { ...one, rtol: 2e-5 } : one)), // losses of 300 from sums of ±1000
       { title: "bf16 weight", inputs: { ...sized(8, 30, 50), weight: bf16(normal([50, 30], 5)) } },

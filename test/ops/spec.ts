@@ -34,8 +34,8 @@ export interface OpSpec {
   /** Outputs through which gradients flow; the first output alone unless stated. */
   readonly cotangents?: readonly string[]
   /** Multiply-adds of one run, where they are more than the elements of the inputs. */
-  // biome-ignore lint/suspicious/noExplicitAny: each reads its own op's inputs
-  readonly work?: (inputs: any) => number
+  // biome-ignore lint/suspicious/noExplicitAny: each reads its own op's inputs and attributes
+  readonly work?: (inputs: any, attrs: any) => number
   /**
    * Mixtures of bf16 and f32 that models on a GPU have: the inputs that are bf16 and, where it is not that of the first, the
    * dtype of the outputs. Default: all activations are bf16.
