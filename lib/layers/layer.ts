@@ -26,10 +26,23 @@ export interface Rows {
   readonly segments: Value
   /** Number of slots of every state; undefined for programs that carry none. */
   readonly slots?: number
+  /** Where attention keeps what is behind the rows; undefined for programs in which segments see their own rows alone. */
+  readonly rings?: Rings
   /** Stored dtype of the matrices. */
   readonly matrixDtype: Dtype
+  /** Of models that read patches: how many the run begins at most; 0 where all its rows lie inside one begun before. */
+  readonly patches?: number
   /** Recompute each block in the backward pass instead of keeping its activations. Default false. */
   readonly recompute?: boolean
+}
+
+export interface Rings {
+  /** i32 (segments): the ring that each segment continues; 0 is nobody's. An input of the run. */
+  readonly index: Value
+  /** Number of rings, 0 among them. */
+  readonly count: number
+  /** The most rows that any program of the model runs for one segment. */
+  readonly rowsMost: number
 }
 
 export abstract class Layer {

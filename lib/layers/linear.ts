@@ -1,6 +1,6 @@
 import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
-import { linear } from "../ops/linear.ts"
+import { type Activation, linear } from "../ops/linear.ts"
 import { constant, fanIn } from "./init.ts"
 import { Layer, type Parameter, type Rows } from "./layer.ts"
 
@@ -9,12 +9,14 @@ export interface LinearOptions {
   readonly outputs: number
   /** Default false, as everywhere in Mamba. */
   readonly bias?: boolean
+  /** What follows the product. Default none. */
+  readonly activation?: Activation
   /** Initial values of the weight; default U(±1/√inputs), torch.nn.Linear's. */
   readonly init?: Parameter["init"]
 }
 
 /**
- * y = x·Wᵀ + b (+ residual), of the dtype of x; with a residual f32, as the stream is. Parameters: `weight` (outputs, inputs),
+ * y = act(x·Wᵀ + b) (+ residual), of the dtype of x; with a residual f32, as the stream is. Parameters: `weight` (outputs, inputs),
  * `bias` (outputs).
  */
 export class Linear extends Layer {
@@ -36,7 +38,8 @@ export class Linear extends Layer {
   override forward(x: Value, rows: Rows, residual?: Value): Value {
     const bias = this.options.bias ? this.weight("bias", rows) : undefined
     const { precision } = current("Linear")
+    const { activation = "none" } = this.options
     const dtype = residual ? "f32" : "same"
-    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { precision, dtype }).y
+    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { activation, precision, dtype }).y
   }
 }

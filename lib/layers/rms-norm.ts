@@ -1,6 +1,6 @@
 import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
-import { rmsNorm } from "../ops/rms-norm.ts"
+import { rmsNorm } from "../ops/norm.ts"
 import { constant } from "./init.ts"
 import { Layer, type Parameter, type Rows } from "./layer.ts"
 
