@@ -4,14 +4,43 @@
 import type { Value } from "../graph/value.ts"
 import { allParameters, type Layer, type Parameter, type Rows } from "../layers/layer.ts"
 import { Random } from "../layers/random.ts"
+import type { ModelConfig } from "./config.ts"
+import type { MegaByteConfig } from "./megabyte.ts"
+import type { Patches } from "./patches.ts"
 
 export interface LanguageModel extends Layer {
+  readonly config: ModelConfig | MegaByteConfig
   readonly vocab: number
+  /** Whether some layer looks at keys behind the rows of a run: the model's programs then take rings. */
+  readonly hasRings: boolean
+  /** Positions that a sequence can have; undefined where no layer limits them. */
+  readonly contextMax: number | undefined
+  /**
+   * Of models that read patches: their sequences begin with a row that carries no token, so that the first is predicted too, and their
+   * runs are cut and laid out as this says.
+   */
+  readonly patches?: Patches
   /** ids i32 (rows) → hidden states after the last norm (rows, dim). */
   forward(ids: Value, rows: Rows): Value
   /** The head's weight (vocab, dim): logits = hidden·headᵀ. */
   head(rows: Rows): Value
+  /**
+   * Whether a run that ends before row `end` overwrites what a ring showed after `length` rows. Absent: rings hold positions modulo
+   * their capacity.
+   */
+  overwrites?(ring: string, length: number, end: number): boolean
+  /** The head's bias (vocab), where it has one. */
+  headBias?(rows: Rows): Value
 }
+
+/** The head as `linear` and `linearCrossEntropy` take it. */
+export function headOf(model: LanguageModel, rows: Rows): { weight: Value; bias?: Value } {
+  const bias = model.headBias?.(rows)
+  return { weight: model.head(rows), ...(bias && { bias }) }
+}
+
+/** Rows of a sequence before its first token. */
+export const startRows = ({ patches }: Pick<LanguageModel, "patches">): 0 | 1 => (patches === undefined ? 0 : 1)
 
 /** Weights by name, as f32 on the host. */
 export type Weights = ReadonlyMap<string, Float32Array>

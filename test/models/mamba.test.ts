@@ -1,15 +1,16 @@
-import { createHash } from "node:crypto"
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import test from "ava"
-import { expectedTensors } from "../../lib/checkpoint/names.ts"
+import { familyOf, tensorsOf } from "../../lib/checkpoint/families.ts"
 import { stepProgram } from "../../lib/generate/programs.ts"
 import type { Program } from "../../lib/graph/program.ts"
 import type { Value } from "../../lib/graph/value.ts"
 import { allParameters, parameterCount } from "../../lib/layers/layer.ts"
 import { Mamba } from "../../lib/layers/mamba.ts"
+import { modelConfig } from "../../lib/models/config.ts"
 import { initialWeights } from "../../lib/models/language-model.ts"
-import { MambaModel, mambaConfig, mambaPreset, mambaPresets } from "../../lib/models/mamba.ts"
+import { PatternModel } from "../../lib/models/pattern-model.ts"
+import { modelPreset } from "../../lib/models/presets.ts"
 import { batchProgram, optimizerDefaults } from "../../lib/train/program.ts"
+import { againstSnapshot } from "./snapshot.ts"
 
 /** Exact sizes of the published models: Mamba's from its configurations, MambaByte's with tied heads and RMSNorm. */
 const counts = {
@@ -23,8 +24,8 @@ const counts = {
   "mambabyte-1.6b": 1_605_392_640,
 } as const
 
-for (const name of Object.keys(mambaPresets) as (keyof typeof mambaPresets)[]) {
-  const model = new MambaModel(mambaPreset(name))
+for (const name of Object.keys(counts) as (keyof typeof counts)[]) {
+  const model = new PatternModel(modelPreset(name))
 
   test(`${name} has the published number of parameters`, (t) => {
     t.is(parameterCount(model), counts[name])
@@ -32,8 +33,9 @@ for (const name of Object.keys(mambaPresets) as (keyof typeof mambaPresets)[]) {
 
   test(`${name} has the tensors of its checkpoint, by name and shape`, (t) => {
     const ours = [...allParameters(model)].map(([name, { shape }]) => `${name} ${shape}`)
-    const theirs = expectedTensors("original", model.config).filter((tensor) => tensor.copyOf === undefined)
-    t.deepEqual(ours.sort(), theirs.map((tensor) => `${tensor.name} ${tensor.shape}`).sort())
+    const file = tensorsOf(familyOf(model.config, "original"), model.config)
+    const theirs = file.filter(({ copyOf }) => copyOf === undefined)
+    t.deepEqual(ours.sort(), theirs.map(({ fileName, shape }) => `${fileName} ${shape}`).sort())
   })
 
   test(`${name} traces to the program of its snapshot`, (t) => {
@@ -42,20 +44,6 @@ for (const name of Object.keys(mambaPresets) as (keyof typeof mambaPresets)[]) {
     t.log(`${program.nodes.length} nodes in ${(performance.now() - began).toFixed(1)} ms`)
     againstSnapshot(t, name, program.print())
   })
-}
-
-/**
- * Snapshots keep the lines of the first two blocks and of what surrounds them, and a hash of everything. After a change that
- * is meant, `SNAPSHOT=update npx ava test/models` writes them anew.
- */
-function againstSnapshot(t: import("ava").ExecutionContext, name: string, print: string): void {
-  const path = new URL(`../snapshots/${name}.txt`, import.meta.url)
-  const kept = print.split("\n").filter((line) => !/layers\.(?:[2-9]|\d\d+)\./.test(line))
-  const hash = createHash("sha256").update(print).digest("hex")
-  const text = `${kept.join("\n")}sha256 of all ${print.split("\n").length} lines: ${hash}\n`
-  if (process.env.SNAPSHOT === "update") writeFileSync(path, text)
-  t.true(existsSync(path), "the snapshot exists")
-  t.is(text, readFileSync(path, "utf8"))
 }
 
 /** Every value of a program by the op and output that make it, or by its storage and name. */
@@ -72,7 +60,7 @@ function dtypesOf(program: Program): Map<string, Set<string>> {
 const lists = (found: Map<string, Set<string>>, dtype: string) =>
   [...found].flatMap(([key, dtypes]) => (dtypes.has(dtype) ? [key] : [])).sort()
 
-const tiny = new MambaModel(mambaConfig({ dim: 8, layers: 2, vocab: 256, state: 4 }))
+const tiny = new PatternModel(modelConfig({ dim: 8, layers: 2, vocab: 256, state: 4 }))
 const halves = { precision: "bf16", activations: "bf16" } as const
 
 test("with bf16 activations all that flows inside a block is bf16; the stream, statistics and logits are f32", (t) => {
@@ -140,8 +128,8 @@ test("the programs of a tiny model with bf16 activations are those of their snap
 })
 
 test("weights are drawn as in the paper's code", (t) => {
-  const config = mambaConfig({ dim: 64, layers: 4, vocab: 256 })
-  const weights = initialWeights(new MambaModel(config), 1)
+  const config = modelConfig({ dim: 64, layers: 4, vocab: 256 })
+  const weights = initialWeights(new PatternModel(config), 1)
   const mixer = (name: string) => weights.get(`backbone.layers.2.mixer.${name}`)!
   t.deepEqual(
     [...mixer("A_log").slice(0, 16)],
@@ -167,7 +155,7 @@ test("weights are drawn as in the paper's code", (t) => {
 })
 
 test("decay applies to matrices, not to A_log, D, biases and norms", (t) => {
-  const parameters = allParameters(new MambaModel(mambaConfig({ dim: 16, layers: 1, vocab: 256 })))
+  const parameters = allParameters(new PatternModel(modelConfig({ dim: 16, layers: 1, vocab: 256 })))
   const decayed = [...parameters].filter(([, { decay }]) => decay).map(([name]) => name.split(".").slice(-2).join("."))
   t.deepEqual(decayed.sort(), [
     "conv1d.weight",
@@ -180,7 +168,7 @@ test("decay applies to matrices, not to A_log, D, biases and norms", (t) => {
 })
 
 test("a model's weights do not depend on its other layers", (t) => {
-  const weights = (layers: number) => initialWeights(new MambaModel(mambaConfig({ dim: 16, layers, vocab: 256 })), 3)
+  const weights = (layers: number) => initialWeights(new PatternModel(modelConfig({ dim: 16, layers, vocab: 256 })), 3)
   const name = "backbone.layers.1.mixer.in_proj.weight"
   t.deepEqual(weights(2).get(name), weights(5).get(name))
 })
@@ -199,7 +187,7 @@ test("sizes that no kernel takes are refused when the layer is made", (t) => {
     { code: "BAD_OPTION" },
   )
   t.like(
-    t.throws(() => mambaPreset("mamba-130"), { message: /did you mean mamba-130m\?/ }),
+    t.throws(() => modelPreset("mamba-130"), { message: /did you mean mamba-130m\?/ }),
     { code: "BAD_OPTION" },
   )
 })
