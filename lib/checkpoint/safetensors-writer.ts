@@ -1,15 +1,15 @@
-/** Writes safetensors files tensor by tensor, atomically: only one tensor's bytes need be in memory at a time. */
+/** Writes safetensors files tensor by tensor, atomically: only a piece of one tensor need be in memory at a time. */
 import { checkOptions, expect } from "../errors.ts"
-import { type AtomicOptions, writeAtomically } from "./atomic.ts"
+import { type AtomicFile, type AtomicOptions, writeAtomically } from "./atomic.ts"
 import { isDtype, type TensorDtype } from "./dtypes.ts"
 import { encodeHeader, shown, type TensorInfo, tensorBytes } from "./header.ts"
 
-/** One tensor to write; a function is called when its turn comes. */
+/** One tensor to write; a function is called when its turn comes, and may give the data piece by piece. */
 export interface TensorEntry {
   readonly name: string
   readonly dtype: TensorDtype
   readonly shape: readonly number[]
-  readonly data: Uint8Array | (() => Promise<Uint8Array>)
+  readonly data: Uint8Array | (() => Promise<Uint8Array> | AsyncIterable<Uint8Array>)
 }
 
 export interface WriteOptions extends AtomicOptions {
@@ -37,9 +37,12 @@ export async function writeSafetensors(
     async (file) => {
       await file.write(header)
       for (const [i, { data }] of entries.entries()) {
-        const bytes = typeof data === "function" ? await data() : data
-        checkData(bytes, infos[i]!, path)
-        await file.write(bytes)
+        const given = typeof data === "function" ? await data() : data
+        if (isPieces(given)) await writePieces(file, given, infos[i]!, path)
+        else {
+          checkData(given, infos[i]!, path)
+          await file.write(given)
+        }
       }
     },
     options.open ? { open: options.open } : {},
@@ -72,6 +75,24 @@ function place(entries: readonly TensorEntry[], path: string): TensorInfo[] {
     if (typeof data !== "function") checkData(data, info, path)
     offset += sizeBytes
     return info
+  })
+}
+
+function isPieces(data: Uint8Array | AsyncIterable<Uint8Array>): data is AsyncIterable<Uint8Array> {
+  return typeof data === "object" && data !== null && Symbol.asyncIterator in data
+}
+
+async function writePieces(file: AtomicFile, pieces: AsyncIterable<Uint8Array>, info: TensorInfo, path: string) {
+  let written = 0
+  for await (const piece of pieces) {
+    written += piece.length
+    if (written > info.sizeBytes) break
+    await file.write(piece)
+  }
+  const { name, dtype, shape, sizeBytes } = info
+  expect(written === sizeBytes, "BAD_INPUT", () => {
+    const got = written > sizeBytes ? "more" : `${written}`
+    return `${path}: tensor ${shown(name)}: expected ${sizeBytes} bytes for ${dtype} [${shape}], got ${got}; pass its whole data`
   })
 }
 

@@ -1,21 +1,24 @@
 /**
  * Writing a model as a folder that load() and the reference implementations read.
  */
-import { mkdir } from "node:fs/promises"
+import { mkdir, readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { writeFileAtomically } from "../checkpoint/atomic.ts"
-import { type ConfigForm, type MambaConfig, mambaConfigFields } from "../checkpoint/config.ts"
-import { fromF32 } from "../checkpoint/dtypes.ts"
-import { bf16ToF32 } from "../checkpoint/halves.ts"
-import { checkNames, fromOurs } from "../checkpoint/names.ts"
+import { dtypeSize, fromF32, toF32 } from "../checkpoint/dtypes.ts"
+import { configFiles, familyOf, modelConfigFields, tensorsOf } from "../checkpoint/families.ts"
+import { type AnyConfig, type FileTensor, type Naming, namings } from "../checkpoint/family.ts"
 import { type TensorEntry, writeSafetensors } from "../checkpoint/safetensors.ts"
+import { checkFinite, filePieces } from "../checkpoint/weights.ts"
 import { checkOptions, expect, SelscanError } from "../errors.ts"
 import { allParameters, type Parameter } from "../layers/layer.ts"
 import type { Model } from "./model.ts"
 
 export interface SaveOptions {
-  /** Tensor names and config.json of state-spaces/mamba, or of transformers. Default original. */
-  readonly naming?: ConfigForm
+  /**
+   * Names of the tensors and of the config's fields: as in state-spaces/mamba (original), transformers (Mamba, Llama, Mistral),
+   * microsoft/Samba (samba), or our own (selscan). Default: original for Mamba, transformers for Llama and Mistral, else selscan.
+   */
+  readonly naming?: Naming
   /** Of the matrices; everything else is f32. Default: as the model holds them. */
   readonly dtype?: "f32" | "bf16" | "f16"
 }
@@ -23,51 +26,67 @@ export interface SaveOptions {
 const fileDtype = { f32: "F32", bf16: "BF16", f16: "F16" } as const
 
 /**
- * Writes config.json and model.safetensors into a folder, each atomically.
- * @throws BAD_OPTION for options; DISK when the folder cannot be written or is full: what was there before stays
+ * Writes the config file and model.safetensors into a folder, each atomically, a piece of a tensor in memory at a time.
+ * @throws BAD_OPTION for options, and for a folder that holds a model in another form; BAD_CHECKPOINT for a model that the naming has no words for; NOT_FINITE for a weight that is none in
+ * f16; DISK when the folder cannot be written or is full: what was there before stays
  * @example
- * await saveModel(model, "exported", { naming: "transformers", dtype: "bf16" })
+ * await saveModel(model, config, "exported", { naming: "transformers", dtype: "bf16" })
  */
 export async function saveModel(
   model: Model,
-  config: MambaConfig,
+  config: AnyConfig,
   folder: string,
   options: SaveOptions = {},
 ): Promise<void> {
   checkOptions("save", options, ["naming", "dtype"])
-  const { naming = "original", dtype = model.matrixDtype as "f32" | "bf16" } = options
+  const { naming, dtype = model.matrixDtype as "f32" | "bf16" } = options
   expect(
-    naming === "original" || naming === "transformers",
+    naming === undefined || namings.includes(naming),
     "BAD_OPTION",
-    () => `save: naming is original or transformers, got ${naming}`,
+    () => `save: naming is one of ${namings.join(", ")}, got ${naming}`,
   )
   expect(Object.hasOwn(fileDtype, dtype), "BAD_OPTION", () => `save: dtype is f32, bf16 or f16, got ${dtype}`)
+  const family = familyOf(config, naming)
+  const fields = modelConfigFields(config, family.naming)
   const parameters = allParameters(model.network)
-  const report = fromOurs(parameters.keys(), naming, config)
-  checkNames(report, folder)
-  const entries = [...report.mapping].map(([ours, theirs]): TensorEntry => {
-    const parameter = parameters.get(ours)!
-    const stored = parameter.matrix ? fileDtype[dtype] : "F32"
-    return {
-      name: theirs,
-      dtype: stored,
-      shape: parameter.shape,
-      data: async () => fromF32(stored, await weight(model, ours, parameter)),
-    }
-  })
+  const tensors = tensorsOf(family, config).filter(({ copyOf }) => copyOf === undefined)
+  const entries = tensors.map((tensor) => entry(model, tensor, parameters, fileDtype[dtype], folder))
   await mkdir(folder, { recursive: true }).catch((cause: Error) => {
     throw new SelscanError("DISK", `save: folder ${folder} could not be made: ${cause.message}`, { folder }, { cause })
   })
+  await checkFolder(folder, family.configFile)
   await writeSafetensors(join(folder, "model.safetensors"), entries, { metadata: { format: "pt" } })
-  await writeFileAtomically(
-    join(folder, "config.json"),
-    `${JSON.stringify(mambaConfigFields(config, naming), null, 2)}\n`,
-  )
+  await writeFileAtomically(join(folder, family.configFile), `${JSON.stringify(fields, null, 2)}\n`)
 }
 
-async function weight(model: Model, name: string, { matrix }: Parameter): Promise<Float32Array> {
-  const bytes = await model.store.download("weight", name)
-  return matrix && model.matrixDtype === "bf16"
-    ? bf16ToF32(new Uint16Array(bytes.buffer))
-    : new Float32Array(bytes.buffer)
+/** load() would take another form's config file for this model's. */
+async function checkFolder(folder: string, configFile: string): Promise<void> {
+  const files: string[] = await readdir(folder).catch(() => []) // one that cannot be read may still be written
+  const other = configFiles.find((file) => file !== configFile && files.includes(file))
+  expect(other === undefined, "BAD_OPTION", () => {
+    return `save: ${folder} is expected to have no config file but ${configFile}, got ${other}; choose another folder, or remove it`
+  })
+}
+
+type StoredDtype = (typeof fileDtype)[keyof typeof fileDtype]
+
+function entry(
+  model: Model,
+  tensor: FileTensor,
+  parameters: ReadonlyMap<string, Parameter>,
+  matrices: StoredDtype,
+  folder: string,
+): TensorEntry {
+  const { fileName: name, shape, parts } = tensor
+  const dtype = parameters.get(parts[0]!.name)!.matrix ? matrices : "F32"
+  const read = async (part: { name: string }, at: number, count: number) => {
+    const held = parameters.get(part.name)!.matrix && model.matrixDtype === "bf16" ? "BF16" : "F32"
+    const size = dtypeSize[held]
+    const bytes = await model.store.download("weight", part.name, at * size, count * size)
+    if (held === dtype) return bytes
+    const narrow = fromF32(dtype, toF32(held, bytes))
+    if (dtype === "F16") checkFinite(toF32(dtype, narrow), `${folder}: ${part.name} in f16`, at)
+    return narrow
+  }
+  return { name, dtype, shape, data: () => filePieces(tensor, dtypeSize[dtype], read) }
 }

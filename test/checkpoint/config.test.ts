@@ -1,14 +1,15 @@
-import { writeFileSync } from "node:fs"
+import { mkdirSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import test from "ava"
 import fc from "fast-check"
 import {
-  type ConfigForm,
-  type MambaConfig,
-  mambaConfigFields,
-  parseMambaConfig,
-  readMambaConfig,
-} from "../../lib/checkpoint/config.ts"
+  familyOf,
+  modelConfigFields,
+  ownNaming,
+  parseModelConfig,
+  readModelConfig,
+} from "../../lib/checkpoint/families.ts"
+import type { MambaBlock, ModelConfig } from "../../lib/models/config.ts"
 import { temporaryFolder } from "./helpers.ts"
 
 const folder = temporaryFolder()
@@ -49,23 +50,11 @@ const transformers = {
   torch_dtype: "float32",
 }
 
-const expected: MambaConfig = {
-  dim: 768,
-  layers: 24,
-  vocab: 50280,
-  state: 16,
-  conv: 4,
-  expand: 2,
-  inner: 1536,
-  rank: 48,
-  convBias: true,
-  projBias: false,
-  normEps: 1e-5,
-  tied: true,
-  residualF32: true,
-}
+const block: MambaBlock = { kind: "mamba", state: 16, conv: 4, inner: 1536, rank: 48, convBias: true, bias: false }
+const expected: ModelConfig = { dim: 768, vocab: 50280, depth: 24, pattern: [block], tied: true, normEps: 1e-5 }
 
-const parse = (fields: object) => parseMambaConfig(JSON.stringify(fields), "config.json")
+const parse = (fields: object) => parseModelConfig(JSON.stringify(fields), "config.json")
+const parseBlock = (fields: object) => parse(fields).pattern[0] as MambaBlock
 
 test("both forms of mamba-130m are the same config", (t) => {
   t.deepEqual(parse(original), expected)
@@ -75,21 +64,25 @@ test("both forms of mamba-130m are the same config", (t) => {
 test("an original config says what differs in ssm_cfg, and its vocabulary is padded", (t) => {
   const ssm_cfg = { layer: "Mamba1", d_state: 8, d_conv: 3, expand: 1.5, dt_rank: 3, conv_bias: false, bias: true }
   const config = parse({ ...original, d_model: 25, vocab_size: 61, ssm_cfg, tie_embeddings: false })
-  const { vocab, state, conv, inner, rank, convBias, projBias, tied } = config
-  t.deepEqual([vocab, state, conv, inner, rank, convBias, projBias, tied], [64, 8, 3, 37, 3, false, true, false])
-  t.is(parse({ ...original, d_model: 25, ssm_cfg: { dt_rank: "auto" } }).rank, 2)
+  t.deepEqual([config.vocab, config.tied], [64, false])
+  t.deepEqual(config.pattern, [{ kind: "mamba", state: 8, conv: 3, inner: 37, rank: 3, convBias: false, bias: true }])
+  t.is(parseBlock({ ...original, d_model: 25, ssm_cfg: { dt_rank: "auto" } }).rank, 2)
   t.is(parse({ ...original, vocab_size: 61, pad_vocab_size_multiple: 1 }).vocab, 61)
 })
 
 test("a transformers config takes the class's defaults, its stated inner size and no padding", (t) => {
   const { use_bias: _, time_step_rank: __, ...rest } = transformers
-  t.true(parse(rest).projBias)
-  t.is(parse({ ...rest, time_step_rank: "auto" }).rank, 48)
+  t.true(parseBlock(rest).bias)
+  t.is(parseBlock({ ...rest, time_step_rank: "auto" }).rank, 48)
   t.is(parse({ ...transformers, vocab_size: 61 }).vocab, 61)
-  const lying = parse({ ...transformers, expand: 16 })
-  t.deepEqual([lying.inner, lying.expand], [1536, 2])
+  t.is(parseBlock({ ...transformers, expand: 16 }).inner, 1536)
   const { intermediate_size: ___, ...implied } = transformers
-  t.is(parse({ ...implied, expand: 3 }).inner, 2304)
+  t.is(parseBlock({ ...implied, expand: 3 }).inner, 2304)
+})
+
+test("how a file keeps its residual stream says nothing about what is computed", (t) => {
+  t.deepEqual(parse({ ...original, residual_in_fp32: false }), expected)
+  t.deepEqual(parse({ ...transformers, residual_in_fp32: false }), expected)
 })
 
 const refused: [string, object, RegExp][] = [
@@ -97,7 +90,7 @@ const refused: [string, object, RegExp][] = [
   ["Mamba-2", { ...original, ssm_cfg: { layer: "Mamba2" } }, /ssm_cfg\.layer to be "Mamba1", got "Mamba2"/],
   ["attention layers", { ...original, attn_layer_idx: [9, 18] }, /attn_layer_idx to be \[\], .* got \[9,18\]/],
   ["MLP layers", { ...original, d_intermediate: 2048 }, /d_intermediate to be 0/],
-  ["transformers' Mamba-2", { ...transformers, model_type: "mamba2" }, /model_type to be "mamba".* got "mamba2"/],
+  ["transformers' Mamba-2", { ...transformers, model_type: "mamba2" }, /model_type to be mamba, .* got "mamba2"/],
   ["Falcon", { ...transformers, model_type: "falcon_mamba" }, /got "falcon_mamba"/],
   [
     "Falcon that calls itself mamba",
@@ -106,7 +99,7 @@ const refused: [string, object, RegExp][] = [
   ],
   ["Falcon by its norms", { ...transformers, mixer_rms_eps: 1e-6 }, /got Falcon-Mamba/],
   ["another activation", { ...transformers, hidden_act: "gelu" }, /hidden_act to be "silu"/],
-  ["no model at all", {}, /model_type to be "mamba", or d_model/],
+  ["no model at all", {}, /model_type to be mamba, .* or d_model .* got none/],
   ["no layers", { ...original, n_layer: undefined }, /n_layer to be a whole number from 1 to 4096, got none/],
   ["too many layers", { ...original, n_layer: 1e9 }, /n_layer to be .* got 1000000000/],
   ["a fractional width", { ...original, d_model: 7.5 }, /d_model to be a whole number/],
@@ -128,59 +121,70 @@ for (const [what, fields, says] of refused) {
   })
 }
 
-test("a config.json is read from its file", async (t) => {
+test("a config is read from its folder", async (t) => {
   const path = join(folder, "config.json")
-  await t.throwsAsync(readMambaConfig(path), { code: "NOT_FOUND" })
+  t.regex(
+    (await t.throwsAsync(readModelConfig(folder), { code: "NOT_FOUND" })).message,
+    /config\.json or lit_config\.json/,
+  )
   writeFileSync(path, JSON.stringify(original))
-  t.deepEqual(await readMambaConfig(path), expected)
+  t.deepEqual(await readModelConfig(folder), expected)
   writeFileSync(path, "{")
-  await t.throwsAsync(readMambaConfig(path), { code: "BAD_CHECKPOINT", message: /expected JSON/ })
+  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /expected JSON/ })
   writeFileSync(path, " ".repeat(2 ** 20 + 1))
-  await t.throwsAsync(readMambaConfig(path), { code: "BAD_CHECKPOINT", message: /at most 1048576 bytes/ })
-  await t.throwsAsync(readMambaConfig(folder), { code: "BAD_CHECKPOINT" })
+  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /at most 1048576 bytes/ })
+  rmSync(path)
+  mkdirSync(path)
+  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /config file, got EISDIR/ })
 })
 
 test("the extra of our own files is kept as it is", (t) => {
   const extra = { steps: 1000, note: "ü", nested: { list: [1, null] } }
   const config = parse({ ...original, selscan: extra })
   t.deepEqual(config, { ...expected, extra })
-  for (const form of ["original", "transformers"] as const) t.deepEqual(parse(mambaConfigFields(config, form)), config)
-  t.false("selscan" in mambaConfigFields(expected, "original"))
+  for (const naming of ["original", "transformers", "samba", "selscan"] as const) {
+    t.deepEqual(parse(modelConfigFields(config, naming)), config)
+    t.false("selscan" in modelConfigFields(expected, naming))
+  }
 })
 
-test("any config is the same after writing and reading, in both forms", (t) => {
+test("any Mamba is the same after writing and reading, in both forms and ours", (t) => {
   const configs = fc
     .record({
-      dim: fc.integer({ min: 2, max: 4096 }),
-      layers: fc.integer({ min: 1, max: 100 }),
+      dim: fc.integer({ min: 16, max: 4096 }),
+      depth: fc.integer({ min: 1, max: 100 }),
       vocab: fc.integer({ min: 1, max: 60_000 }),
-      state: fc.integer({ min: 1, max: 64 }),
-      conv: fc.integer({ min: 2, max: 4 }),
-      expand: fc.constantFrom(1, 2, 1.5, 4, 0.75),
-      rank: fc.integer({ min: 1, max: 256 }),
-      convBias: fc.boolean(),
-      projBias: fc.boolean(),
       tied: fc.boolean(),
-      residualF32: fc.boolean(),
+      block: fc.record({
+        kind: fc.constant("mamba" as const),
+        state: fc.integer({ min: 1, max: 64 }),
+        conv: fc.integer({ min: 2, max: 4 }),
+        inner: fc.integer({ min: 1, max: 8192 }),
+        rank: fc.integer({ min: 1, max: 256 }),
+        convBias: fc.boolean(),
+        bias: fc.boolean(),
+      }),
     })
-    .map((config): MambaConfig => ({ ...config, inner: Math.floor(config.expand * config.dim), normEps: 1e-5 }))
-  const form = fc.constantFrom<ConfigForm>("original", "transformers")
+    .map(({ block, ...sizes }): ModelConfig => ({ ...sizes, pattern: [block], normEps: 1e-5 }))
+  const form = fc.constantFrom("original", "transformers", "selscan")
   const same = fc.property(configs, form, (config, as) => {
-    t.deepEqual(parse(mambaConfigFields(config, as)), config)
+    t.deepEqual(parse(modelConfigFields(config, as)), config)
   })
   fc.assert(same, { seed: 10, numRuns: 300 })
 })
 
-test("what the original form cannot say is refused there and written in the other", (t) => {
-  for (const odd of [
-    { ...expected, normEps: 1e-6 },
-    { ...expected, inner: 1000, expand: 1000 / 768 + 1 },
-  ]) {
-    t.throws(() => mambaConfigFields(odd, "original"), {
-      code: "BAD_CHECKPOINT",
-      message: /write the transformers form/,
-    })
-  }
-  const narrow = { ...expected, normEps: 1e-6, inner: 1000, expand: 1000 / 768 }
-  t.deepEqual(parse(mambaConfigFields(narrow, "transformers")), narrow)
+test("what the original form cannot say is refused there and written in another", (t) => {
+  const narrow = { ...expected, normEps: 1e-6 }
+  const error = t.throws(() => modelConfigFields(narrow, "original"), { code: "BAD_CHECKPOINT" })
+  t.is(
+    error.message,
+    "config: expected a model that naming original has words for (Mamba, MegaByte), got normEps 0.000001; choose another naming, such as selscan",
+  )
+  t.deepEqual(parse(modelConfigFields(narrow, "transformers")), narrow)
+  t.is(familyOf(narrow).naming, "transformers")
+  t.is(ownNaming(narrow), "selscan")
+  t.is(ownNaming(expected), "original")
+  const two = { ...expected, pattern: [block, { ...block, state: 8 }] }
+  t.throws(() => modelConfigFields(two, "transformers"), { code: "BAD_CHECKPOINT", message: /got state 8 of block 1;/ })
+  t.deepEqual(parse(modelConfigFields(two)), two)
 })

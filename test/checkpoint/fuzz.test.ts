@@ -2,7 +2,6 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import test, { type ExecutionContext } from "ava"
 import fc from "fast-check"
-import { parseMambaConfig } from "../../lib/checkpoint/config.ts"
 import { openSafetensors, parseSafetensors, writeSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { SelscanError } from "../../lib/errors.ts"
 import { fileOf, fileOfBytes, temporaryFolder } from "./helpers.ts"
@@ -172,43 +171,4 @@ test("opening a damaged file is read or refused as the same bytes in memory are"
     t.is(message, expected)
   })
   await fc.assert(property, { ...runs(300, 8), numRuns: Math.min(long || 300, 5000) })
-})
-
-test("any JSON as config.json is a config or a BAD_CHECKPOINT", (t) => {
-  const fields = [
-    "d_model",
-    "n_layer",
-    "vocab_size",
-    "ssm_cfg",
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "expand",
-  ]
-  const value = fc.oneof(
-    fc.jsonValue(),
-    fc.integer({ min: -1, max: 70 }),
-    fc.constantFrom("mamba", "auto", null, 1e308, {}),
-  )
-  const object = fc.dictionary(
-    fc.constantFrom(...fields, "time_step_rank", "selscan", "attn_layer_idx", "use_bias"),
-    value,
-  )
-  const base = fc.constantFrom({}, { d_model: 8, n_layer: 1, vocab_size: 9 }, { model_type: "mamba", hidden_size: 8 })
-  const text = fc.oneof(
-    fc.tuple(base, object).map(([a, b]) => JSON.stringify({ ...a, ...b })),
-    fc.json(),
-    fc.string(),
-  )
-  const property = fc.property(text, (json) => {
-    try {
-      const { dim, layers, vocab, state, conv, inner, rank, normEps } = parseMambaConfig(json, "config.json")
-      const sizes = [dim, layers, vocab, state, conv, inner, rank]
-      if (!sizes.every((size) => Number.isSafeInteger(size) && size > 0) || !(normEps > 0)) t.fail(json)
-    } catch (error) {
-      if (!(error instanceof SelscanError) || error.code !== "BAD_CHECKPOINT") throw error
-    }
-  })
-  fc.assert(property, runs(5000, 9))
-  t.pass()
 })

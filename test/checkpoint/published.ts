@@ -1,0 +1,68 @@
+/** Published configurations, as their files have them. */
+
+/** The fields of Samba_421M, the defaults of its class among them. */
+export const samba = {
+  org: "Microsoft",
+  name: "Samba_421M",
+  block_size: 4096,
+  vocab_size: 32000,
+  padding_multiple: 64,
+  padded_vocab_size: 32000,
+  n_layer: 12,
+  n_head: 12,
+  n_embd: 1536,
+  rotary_percentage: 1.0,
+  parallel_residual: false,
+  bias: false,
+  local_window: 2048,
+  mlp: true,
+  full_per_layer: 1000000,
+  mb_per_layer: 2,
+  ret_per_layer: -1,
+  gla_per_layer: -1,
+  nope: false,
+  mamba: false,
+  sc_attn: false,
+  mamba_init: true,
+  attn_layer_pos: null,
+  use_mega: false,
+  abl_mamba: false,
+  mamba_swa_mlp: false,
+  n_query_groups: 12,
+  shared_attention_norm: false,
+  _norm_class: "FusedRMSNorm",
+  norm_eps: 1e-5,
+  _mlp_class: "LLaMAMLP",
+  intermediate_size: 4096,
+  condense_ratio: 1,
+}
+export const transformer = { ...samba, mb_per_layer: -1, mamba_init: false }
+
+/** Llama-2-7B and Mistral-7B, with fields that mean nothing to us. */
+export const llama = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  bos_token_id: 1,
+  hidden_act: "silu",
+  hidden_size: 4096,
+  intermediate_size: 11008,
+  max_position_embeddings: 4096,
+  num_attention_heads: 32,
+  num_hidden_layers: 32,
+  num_key_value_heads: 32,
+  pretraining_tp: 2,
+  rms_norm_eps: 1e-5,
+  rope_scaling: null,
+  tie_word_embeddings: false,
+  torch_dtype: "float16",
+  use_cache: true,
+  vocab_size: 32000,
+}
+export const mistral = {
+  ...llama,
+  architectures: ["MistralForCausalLM"],
+  model_type: "mistral",
+  intermediate_size: 14336,
+  num_key_value_heads: 8,
+  sliding_window: 4096,
+}
