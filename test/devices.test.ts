@@ -85,9 +85,10 @@ test("activations are bf16 on a GPU alone, in a bf16 model", (t) => {
 test("a model whose device was lost says so, from then on and however it is asked", (t) => {
   const script = `
     import { Model } from "${fileURLToPath(new URL("../lib/generate/model.ts", import.meta.url))}"
-    import { MambaModel, mambaConfig } from "${fileURLToPath(new URL("../lib/models/mamba.ts", import.meta.url))}"
+    import { modelConfig } from "${fileURLToPath(new URL("../lib/models/config.ts", import.meta.url))}"
+    import { PatternModel } from "${fileURLToPath(new URL("../lib/models/pattern-model.ts", import.meta.url))}"
     import { SelscanError } from "${fileURLToPath(new URL("../lib/errors.ts", import.meta.url))}"
-    const model = new Model(new MambaModel(mambaConfig({ dim: 8, layers: 1, vocab: 256 })), "f32")
+    const model = new Model(new PatternModel(modelConfig({ dim: 8, layers: 1, vocab: 256 })), "f32")
     const kept = model.session()
     const codes = [model.device]
     const asked = [

@@ -4,12 +4,14 @@
 import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
-import type { MambaModel } from "../models/mamba.ts"
+import type { LanguageModel } from "../models/language-model.ts"
 import { activationsOn, type Device, type Executable, type Memory, resolveDevice, Store } from "../native.ts"
+import type { ModelShape } from "./layout.ts"
 import { stepProgram } from "./programs.ts"
 import { type SaveOptions, saveModel } from "./save.ts"
-import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
+import { bitsPerByte, type ScoreOptions, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
 import { type GenerateOptions, type Prompt, Session } from "./session.ts"
+import { slotsPerSession } from "./session-slots.ts"
 import { Slots } from "./slots.ts"
 import { byteCodec, type Codec } from "./text.ts"
 
@@ -24,21 +26,20 @@ export interface ModelOptions {
 
 export const modelOptionNames: readonly (keyof ModelOptions)[] = ["precision", "sessions", "device"]
 
-/** Slots of a session: the current state, the one being written, and one to return to. */
-const slotsPerSession = 3
-
 export class Model {
-  readonly network: MambaModel
+  readonly network: LanguageModel
   /** Between text and tokens; undefined for a vocabulary other than the 256 bytes, which takes and gives ids. */
   readonly codec: Codec | undefined
   readonly store: Store
   readonly slots: Slots
+  /** One for each session: what attention keeps of it. */
+  readonly rings: Slots
   readonly precision: Precision
   readonly matrixDtype: Dtype
   readonly #steps = new Map<string, Promise<Executable>>()
 
   /** Use load(), or give weights with `store.upload` under the network's parameter names. */
-  constructor(network: MambaModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
+  constructor(network: LanguageModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
     checkOptions("model", options, modelOptionNames)
     const { sessions = 16, device, precision = matrixDtype } = options
     expect(
@@ -52,7 +53,8 @@ export class Model {
     this.matrixDtype = matrixDtype
     this.precision = precision
     this.store = new Store(resolveDevice(device))
-    this.slots = new Slots(1 + slotsPerSession * sessions)
+    this.slots = new Slots("state slots", 1 + slotsPerSession(network) * sessions)
+    this.rings = new Slots("rings", 1 + sessions)
   }
 
   /** The device that the model is on. */
@@ -85,24 +87,35 @@ export class Model {
   }
 
   /**
-   * Bits per byte of a text, the state carried over all of it, the first byte charged 8 bits.
-   * @throws BAD_INPUT for a text without a byte, and for models whose tokens are not bytes; NOT_FINITE for broken weights;
-   * SLOTS_EXHAUSTED when sessions hold all slots
+   * Bits per byte of a text; the first byte is charged 8 bits, unless the model predicts it too. The state is carried over all of it, or,
+   * with `context`, emptied after every so many bytes; models whose attention sees everything need a context of at most their contextMax
+   * for a text that is longer.
+   * @throws BAD_OPTION for a context that is none, BAD_INPUT for a text without a byte, one beyond contextMax, and for models whose tokens
+   * are not bytes; NOT_FINITE for broken weights; SLOTS_EXHAUSTED when sessions hold all slots
    */
-  async bitsPerByte(
-    text: Prompt,
-    options: { signal?: AbortSignal | undefined; onProgress?: (bytesDone: number) => void } = {},
-  ): Promise<number> {
-    checkOptions("bitsPerByte", options, ["signal", "onProgress"])
+  async bitsPerByte(text: Prompt, options: ScoreOptions = {}): Promise<number> {
+    checkOptions("bitsPerByte", options, ["signal", "onProgress", "context"])
+    this.#checkContext(options.context)
     this.textCodec("bitsPerByte")
     const ids = this.tokens(text)
     expect(ids.length > 0, "BAD_INPUT", () => "bitsPerByte: a text of at least one byte is needed, got an empty one")
+    const { contextMax = Number.POSITIVE_INFINITY } = this.network
+    expect(
+      (options.context ?? ids.length - 1) <= contextMax, // the last byte is judged, and never read
+      "BAD_INPUT",
+      () =>
+        `bitsPerByte: a text of at most contextMax + 1 = ${contextMax + 1} bytes is expected without a context, got ${ids.length}; give a context of at most ${contextMax}, or load the model with a larger contextMax`,
+    )
     const slots = this.slots.take(2)
+    let ring: number[] = []
     try {
+      ring = this.rings.take(1)
       const executable = await this.#compiled("score", () =>
-        scoreProgram(this.network, { ...this.#shape, rows: scoreRows }),
+        scoreProgram(this.network, { ...this.shape, rows: scoreRows }),
       )
-      const bits = bitsPerByte(await tokenLosses(executable, ids, [slots[0]!, slots[1]!], options))
+      const place = { slots: [slots[0]!, slots[1]!], ring: ring[0]! } as const
+      const losses = await tokenLosses({ model: this.network, executable }, ids, place, options)
+      const bits = bitsPerByte(losses, this.network.patches ? "all" : "rest")
       expect(
         Number.isFinite(bits),
         "NOT_FINITE",
@@ -111,7 +124,22 @@ export class Model {
       return bits
     } finally {
       this.slots.give(slots)
+      this.rings.give(ring)
     }
+  }
+
+  #checkContext(context: number | undefined): void {
+    expect(
+      context === undefined || (Number.isSafeInteger(context) && context >= 1),
+      "BAD_OPTION",
+      () => `bitsPerByte: context is a whole number of at least 1, got ${context}`,
+    )
+    const { contextMax = Number.POSITIVE_INFINITY } = this.network
+    expect(
+      (context ?? 0) <= contextMax,
+      "BAD_OPTION",
+      () => `bitsPerByte: context is at most the model's contextMax, ${contextMax}, got ${context}`,
+    )
   }
 
   /** Ids of a prompt. Throws BAD_INPUT for ids outside the vocabulary. */
@@ -146,16 +174,19 @@ export class Model {
   }
 
   /**
-   * Writes the model as a folder that load(), state-spaces/mamba and transformers read.
-   * @throws BAD_OPTION, DISK (what was there before stays)
+   * Writes the model as a folder that load() reads, and where the naming is another's, as state-spaces/mamba, transformers or
+   * microsoft/Samba have it.
+   * @throws BAD_OPTION; BAD_CHECKPOINT for a model that the naming has no words for; NOT_FINITE for a weight that is none in f16; DISK (what was there before stays)
    */
   save(folder: string, options: SaveOptions = {}): Promise<void> {
     return saveModel(this, this.network.config, folder, options)
   }
 
-  /** The compiled step program of that many rows. */
-  step(kind: "prompt" | "next", rows: number): Promise<Executable> {
-    return this.#compiled(`${kind} ${rows}`, () => stepProgram(this.network, kind, { ...this.#shape, rows }))
+  /** The compiled step program of that many rows, for a model that reads patches from position `position` on. */
+  step(kind: "prompt" | "next", rows: number, position = 0): Promise<Executable> {
+    const patches = this.network.patches?.mostBegun(position, rows)
+    const name = `${kind} ${rows}${patches === 0 ? " inside" : ""}`
+    return this.#compiled(name, () => stepProgram(this.network, kind, { ...this.shape, rows, patches }))
   }
 
   memory(): Promise<Memory> {
@@ -171,9 +202,12 @@ export class Model {
     await this.dispose()
   }
 
-  get #shape() {
+  /** What every program of this model has in common. */
+  get shape(): ModelShape {
     const { precision, matrixDtype, device } = this
-    return { slots: this.slots.capacity, matrixDtype, precision, activations: activationsOn(device, precision) }
+    const rings = { count: this.rings.capacity, rowsMost: scoreRows }
+    const activations = activationsOn(device, precision)
+    return { slots: this.slots.capacity, rings, matrixDtype, precision, activations }
   }
 
   #compiled(name: string, program: () => import("../graph/program.ts").Program): Promise<Executable> {

@@ -2,37 +2,29 @@
  * The programs of generation: T token rows of one sequence, and the token that follows the last of them.
  */
 import { type Program, trace } from "../graph/program.ts"
-import type { Numerics } from "../graph/trace.ts"
-import type { Dtype } from "../graph/value.ts"
-import type { Rows } from "../layers/layer.ts"
-import type { LanguageModel } from "../models/language-model.ts"
+import { headOf, type LanguageModel } from "../models/language-model.ts"
 import { gatherRows } from "../ops/columns.ts"
 import { linear } from "../ops/linear.ts"
 import { recordTokens, sample } from "../ops/sample.ts"
-
-export interface StepShape extends Numerics {
-  readonly rows: number
-  readonly slots: number
-  readonly matrixDtype: Dtype
-}
+import { layoutOf, numericsOf, type StepShape } from "./layout.ts"
 
 /**
  * `prompt`: rows that the caller gave; they enter the penalty history. `next`: one row that was sampled before, and is in
- * the history already. Inputs: ids (rows; −1 spare), segments (1, 5), picks (1; the row whose logits are wanted), and those
- * of the sample op. Outputs: ids, logprobs.
+ * the history already. Inputs: ids (rows; −1 spare), those of the layout, picks (1; the row whose logits are wanted), and those of
+ * the sample op. Outputs: ids, logprobs. Of a model that reads patches, `shape.patches` says which of its two programs this is.
  */
 export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape: StepShape): Program {
-  const { rows, slots, matrixDtype, ...numerics } = shape
+  const { rows, slots } = shape
   return trace(
     `${kind} ${rows}`,
     (t) => {
-      const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
+      const layout = layoutOf(t, model, shape)
       const ids = t.input("ids", "i32", [rows])
       const hidden = model.forward(ids, layout)
       const history = t.state("history", "i32", [slots, model.vocab])
       if (kind === "prompt") recordTokens({ ids, segments: layout.segments, history })
       const x = gatherRows({ x: hidden, index: t.input("picks", "i32", [1]) }).y
-      const logits = linear({ x, weight: model.head(layout) }, { precision: t.precision, dtype: "f32" }).y
+      const logits = linear({ x, ...headOf(model, layout) }, { precision: t.precision, dtype: "f32" }).y
       return sample({
         logits,
         settings: t.input("settings", "f32", [1, 6]),
@@ -41,7 +33,7 @@ export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape
         history,
       })
     },
-    numerics,
+    numericsOf(shape),
   )
 }
 

@@ -3,64 +3,111 @@
  */
 
 import { type Program, trace } from "../graph/program.ts"
-import type { Numerics } from "../graph/trace.ts"
-import type { Dtype } from "../graph/value.ts"
-import type { Rows } from "../layers/layer.ts"
-import type { LanguageModel } from "../models/language-model.ts"
-import type { Executable, HostArray } from "../native.ts"
+import { headOf, type LanguageModel } from "../models/language-model.ts"
+import { startId } from "../models/patches.ts"
+import type { Executable } from "../native.ts"
 import { linearCrossEntropy } from "../ops/linear-cross-entropy.ts"
+import { layoutInputs, layoutOf, numericsOf, type StepShape } from "./layout.ts"
 
 /** Rows that a scoring run takes; long enough that the head and the linears work on full blocks. */
 export const scoreRows = 1024
 
-/** Losses of `rows` tokens of one sequence. Inputs: ids, targets (−100: not judged), segments (1, 5). Output: losses in nats. */
-export function scoreProgram(
-  model: LanguageModel,
-  { rows, slots, matrixDtype, ...numerics }: Numerics & { rows: number; slots: number; matrixDtype: Dtype },
-): Program {
+/** Losses of `rows` tokens of one sequence. Inputs: ids, targets (−100: not judged), those of the layout. Output: losses in nats. */
+export function scoreProgram(model: LanguageModel, shape: StepShape): Program {
   return trace(
     "score",
     (t) => {
-      const layout: Rows = { segments: t.input("segments", "i32", [1, 5]), slots, matrixDtype }
-      const x = model.forward(t.input("ids", "i32", [rows]), layout)
-      const targets = t.input("targets", "i32", [rows])
+      const layout = layoutOf(t, model, { ...shape, patches: model.patches?.mostBegun(0, shape.rows) })
+      const x = model.forward(t.input("ids", "i32", [shape.rows]), layout)
+      const targets = t.input("targets", "i32", [shape.rows])
       return {
-        losses: linearCrossEntropy({ x, weight: model.head(layout), targets }, { precision: t.precision }).losses,
+        losses: linearCrossEntropy({ x, ...headOf(model, layout), targets }, { precision: t.precision }).losses,
       }
     },
-    numerics,
+    numericsOf(shape),
   )
+}
+
+export interface ScoreOptions {
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: (done: number) => void
+  /** Tokens after which the state is emptied. Default: never. */
+  readonly context?: number | undefined
+}
+
+/** What scores a model: its program. */
+export interface Scorer {
+  readonly model: LanguageModel
+  readonly executable: Executable
+}
+
+/** Where a sequence that is scored keeps its state. */
+export interface Place {
+  readonly slots: readonly [number, number]
+  readonly ring: number
 }
 
 /**
  * Nats of every token of `ids` given all before it, the state carried over the whole sequence; the first token is not judged
- * (NaN in its place). `slots` names two free slots; they are read and written in turn.
+ * (NaN in its place) unless the model's sequences begin with a row of no token. With `context` the state is emptied after every so
+ * many tokens. `place` names two free slots, which are read and written in turn, and a free ring.
  */
 export async function tokenLosses(
-  executable: Executable,
+  scorer: Scorer,
   ids: ArrayLike<number>,
-  slots: readonly [number, number],
-  { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: (done: number) => void } = {},
+  place: Place,
+  { signal, onProgress, context = Number.POSITIVE_INFINITY }: ScoreOptions = {},
 ): Promise<Float32Array> {
-  const rows = executable.program.inputs.find((slot) => slot.name === "ids")!.shape[0]!
   const losses = new Float32Array(ids.length).fill(Number.NaN)
-  for (let begin = 0, turn = 0; begin < ids.length - 1; begin += rows, turn++) {
-    const count = Math.min(rows, ids.length - 1 - begin)
-    const segments = Int32Array.of(0, count, begin, turn === 0 ? 0 : slots[turn % 2]!, slots[(turn + 1) % 2]!)
-    const piece = (from: number, spare: number) =>
-      Int32Array.from({ length: rows }, (_, i) => (i < count ? ids[from + i]! : spare))
-    const inputs: Record<string, HostArray> = { ids: piece(begin, -1), targets: piece(begin + 1, -100), segments }
-    const outputs = await executable.run(inputs, { signal })
-    losses.set((outputs.losses as Float32Array).subarray(0, count), begin + 1)
-    onProgress?.(begin + count + 1)
+  for (const run of cutRows(scorer, ids.length, context)) {
+    const outputs = await scorer.executable.run(runInputs(scorer, ids, place, run), { signal })
+    losses.set((outputs.losses as Float32Array).subarray(0, run.count), run.target)
+    onProgress?.(run.target + run.count)
   }
   return losses
 }
 
-/** Bits per byte of a text of bytes: the first is charged 8 bits, as nothing is known before it. */
-export function bitsPerByte(losses: Float32Array): number {
+/** One run: its first row's position, what that row predicts, and the slot that it continues in turn. */
+interface ScoreRun {
+  readonly count: number
+  readonly position: number
+  readonly target: number
+  readonly turn: number
+}
+
+/** Runs over rows that predict every token in turn; of a model without a start row the first has nobody to predict it. */
+function* cutRows({ model: { patches }, executable }: Scorer, tokens: number, context: number): Generator<ScoreRun> {
+  const rows = rowsOf(executable)
+  let count = 0
+  for (let target = patches ? 0 : 1, turn = 0; target < tokens; target += count, turn++) {
+    const position = (target - (patches ? 0 : 1)) % context
+    const wanted = Math.min(context - position, tokens - target)
+    count = patches ? patches.cut(position, wanted, rows) : Math.min(rows, wanted)
+    yield { count, position, target, turn }
+  }
+}
+
+function runInputs(scorer: Scorer, ids: ArrayLike<number>, { slots, ring }: Place, run: ScoreRun) {
+  const { model, executable } = scorer
+  const { count, position, target, turn } = run
+  const tokens = (first: number, end: number) =>
+    Array.from({ length: end - first }, (_, i) => (first + i < 0 ? startId : ids[first + i]!))
+  const own = tokens(target - 1, target - 1 + count)
+  if (model.patches && position === 0) own[0] = startId
+  const before = tokens(Math.max(0, target - 1 - (model.patches?.size ?? 0)), Math.max(0, target - 1))
+  const [from, to] = [position === 0 ? 0 : slots[turn % 2]!, slots[(turn + 1) % 2]!]
+  const piece = { begin: 0, end: count, position, from, to, ring, ids: own, before }
+  const targets = new Int32Array(rowsOf(executable)).fill(-100)
+  for (let i = 0; i < count; i++) targets[i] = ids[target + i]!
+  return { targets, ...layoutInputs(executable.program, model, [piece]) }
+}
+
+const rowsOf = ({ program }: Executable): number => program.inputs.find(({ name }) => name === "targets")!.shape[0]!
+
+/** Bits per byte of a text of bytes: a first one that was not judged is charged 8 bits, as nothing is known before it. */
+export function bitsPerByte(losses: Float32Array, judged: "all" | "rest" = "rest"): number {
   if (losses.length === 0) return Number.NaN
-  let nats = 8 * Math.LN2
+  let nats = judged === "all" ? losses[0]! : 8 * Math.LN2
   for (let i = 1; i < losses.length; i++) nats += losses[i]!
   return nats / Math.LN2 / losses.length
 }

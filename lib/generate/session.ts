@@ -2,9 +2,15 @@
  * One conversation with a model: a state of constant size that grows no older text.
  */
 import { checkOptions, expect } from "../errors.ts"
+import { startRows } from "../models/language-model.ts"
+import { startId } from "../models/patches.ts"
+import { layoutInputs } from "./layout.ts"
 import type { Model } from "./model.ts"
 import { rowCounts, rowsFor } from "./programs.ts"
+import { RingCopy, wrapsAfter } from "./ring-copy.ts"
 import { type Sampling, type SamplingOptions, sampling, samplingInputs, samplingNames } from "./sampling.ts"
+import { scoreRows } from "./score.ts"
+import { SessionSlots, slotsPerSession } from "./session-slots.ts"
 import { Delivery } from "./text.ts"
 
 export type Prompt = string | Uint8Array | readonly number[]
@@ -31,26 +37,37 @@ const unused: Sampling = sampling({ temperature: 0, seed: 0 })
  * tokens that were computed but not delivered are taken back.
  *
  * States live in slots: each run reads the current one and writes the spare one, which is adopted only when the run is
- * complete. The last token is kept `pending`: it is run together with what follows, since only then are its logits needed.
+ * complete. The last token is kept `pending`: it is run together with what follows, since only then are its logits needed. Where
+ * sequences begin with a row of no token, that row is pending from the start, and such a model can begin a text by itself.
  */
 export class Session {
   readonly #model: Model
-  readonly #slots: number[]
-  /** Index into #slots of the state that counts; 0 tokens mean slot 0. */
-  #current = 0
+  readonly #slots: SessionSlots
+  readonly #ring: number
+  /** Rows that have been run. */
   #length = 0
   #pending: number[] = []
+  /** The last ids that have been run: as many as a patch has, where the model reads patches. */
+  #before: readonly number[] = []
+  #mark: Mark = unmarked
   #busy = false
   #disposed = false
 
   constructor(model: Model) {
     this.#model = model
-    this.#slots = model.slots.take(3)
+    this.#slots = new SessionSlots(model.slots.take(slotsPerSession(model.network)))
+    try {
+      this.#ring = model.rings.take(1)[0]!
+    } catch (error) {
+      model.slots.give(this.#slots.all)
+      throw error
+    }
+    if (startRows(model.network) > 0) this.#pending = [startId]
   }
 
   /** Tokens that the session holds. */
   get length(): number {
-    return this.#length + this.#pending.length
+    return this.#length + this.#pending.length - startRows(this.#model.network)
   }
 
   /**
@@ -119,7 +136,7 @@ export class Session {
       )
       yield* this.#sampleTokens(added, maxTokens, chosen, signal, undelivered)
     } finally {
-      this.#busy = false
+      this.#end()
     }
   }
 
@@ -136,7 +153,9 @@ export class Session {
     this.#pending = since
     let [begun, moved, ended] = [false, false, false]
     try {
-      while (this.#pending.length > rowCounts.at(-1)!) await this.#feed(this.#pending.length - 1, unused, signal, false)
+      while (this.#reach(this.#pending.length) < this.#pending.length) {
+        await this.#feed(this.#pending.length - 1, unused, signal, false)
+      }
       for (let count = 0; count < maxTokens; count++) {
         const token = await this.#feed(this.#pending.length, chosen, signal, count > 0)
         begun = true
@@ -159,21 +178,31 @@ export class Session {
     }
   }
 
-  /** Runs the first `count` pending tokens (at most one program's rows); returns the token sampled after the last of them. */
+  /** How many of the first `count` pending rows one run takes. */
+  #reach(count: number): number {
+    const most = rowCounts.at(-1)!
+    return this.#model.network.patches?.cut(this.#length, count, most) ?? Math.min(count, most)
+  }
+
+  /** Runs the first `count` pending rows, or as many as one run takes; returns the token sampled after the last of them. */
   async #feed(count: number, chosen: Sampling, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
-    const rows = rowsFor(count)
-    const used = Math.min(count, rows)
-    const ids = Int32Array.from({ length: rows }, (_, i) => (i < used ? this.#pending[i]! : -1))
-    const from = this.#length === 0 ? 0 : this.#slots[this.#current]!
-    const to = this.#slots[1 - this.#current]!
+    const { network } = this.#model
+    const [position, used] = [this.#length, this.#reach(count)]
     const wanted = used === this.#pending.length
-    const executable = await this.#model.step(sampled && used === 1 ? "next" : "prompt", rows)
+    this.#checkContext(count) // all that is wanted, before any of it runs
+    const next = sampled && used === 1
+    const executable = await this.#model.step(next ? "next" : "prompt", rowsFor(used), position)
+    const { program } = executable
+    await this.#mark.ring?.keepFrom(program, position + used)
+    const turn = this.#slots.turn(position === 0)
+    const [ids, before] = [this.#pending.slice(0, used), this.#before]
+    // A run of the start alone records nothing.
+    const history = next ? turn.from : position + used > startRows(network) ? turn.to : 0
     const outputs = await executable.run(
       {
-        ids,
-        segments: Int32Array.of(0, used, this.#length, from, to),
+        ...layoutInputs(program, network, [{ begin: 0, end: used, position, ...turn, ring: this.#ring, ids, before }]),
         picks: Int32Array.of(wanted ? used - 1 : -1),
-        ...samplingInputs(chosen, this.#length + used, sampled && used === 1 ? from : to, wanted ? to : 0),
+        ...samplingInputs(chosen, position + used, history, wanted ? turn.to : 0),
       },
       { signal },
     )
@@ -183,23 +212,45 @@ export class Session {
       "NOT_FINITE",
       () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights",
     )
-    this.#current = 1 - this.#current
+    this.#slots.adopt(network.patches?.begins(position) ?? true)
     this.#length += used
+    if (network.patches) this.#before = [...before, ...ids].slice(-network.patches.size)
     this.#pending = this.#pending.slice(used)
     return token
   }
 
-  /** Copies the current state to the third slot, so that it can be returned to after any number of runs. */
+  #checkContext(count: number): void {
+    const { network } = this.#model
+    const { contextMax = Number.POSITIVE_INFINITY } = network
+    const held = this.#length - startRows(network)
+    expect(
+      held + count <= contextMax,
+      "BAD_INPUT",
+      () =>
+        `session: it holds at most contextMax = ${contextMax} tokens, got ${held} and ${count} more; open another, or load the model with a larger contextMax`,
+    )
+  }
+
+  /** Copies the current state, so that it can be returned to after any number of runs. */
   async #keep(): Promise<Mark> {
-    if (this.#length > 0) await this.#model.store.copySlot(this.#slots[this.#current]!, this.#slots[2]!)
-    return { length: this.#length }
+    const { store, network } = this.#model
+    const length = this.#length
+    if (length > 0) await this.#slots.keep(store)
+    const overwrites = network.overwrites?.bind(network)
+    const rings = overwrites
+      ? (slot: { name: string }, end: number) => overwrites(slot.name, length, end)
+      : wrapsAfter(length, scoreRows)
+    const ring = network.hasRings && length > 0 ? new RingCopy(store, this.#ring, rings) : undefined
+    this.#mark = { length, before: this.#before, ...(ring && { ring }) }
+    return this.#mark
   }
 
   /** Goes back to a mark, then forward again over the tokens since then that the session is to hold. */
   async #rewind(mark: Mark, tokens: readonly number[]): Promise<void> {
-    this.#current = 0
-    if (mark.length > 0) await this.#model.store.copySlot(this.#slots[2]!, this.#slots[0]!)
+    await this.#slots.restore(this.#model.store, mark.length > 0)
+    await mark.ring?.restore()
     this.#length = mark.length
+    this.#before = mark.before
     this.#pending = [...tokens]
     while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, undefined, false)
   }
@@ -209,7 +260,8 @@ export class Session {
     if (this.#disposed) return
     expect(!this.#busy, "SESSION_BUSY", () => "session: it is generating; end that first")
     this.#disposed = true
-    this.#model.slots.give(this.#slots)
+    this.#model.slots.give(this.#slots.all)
+    this.#model.rings.give([this.#ring])
   }
 
   [Symbol.dispose](): void {
@@ -226,17 +278,28 @@ export class Session {
     this.#busy = true
   }
 
+  /** What was kept to go back to may be as large as the window: an idle session holds none of it. */
+  #end(): void {
+    this.#busy = false
+    this.#mark = unmarked
+  }
+
   async #alone<T>(what: string, work: () => Promise<T>): Promise<T> {
     this.#begin(what)
     try {
       return await work()
     } finally {
-      this.#busy = false
+      this.#end()
     }
   }
 }
 
-/** A state that the third slot holds: how many tokens it has seen (none: the slot holds nothing). */
+/** A state that was kept: how many rows it has seen (none: nothing was kept), and the last of their ids. */
 interface Mark {
   readonly length: number
+  readonly before: readonly number[]
+  /** What attention keeps of those tokens, where the model has rings. */
+  readonly ring?: RingCopy
 }
+
+const unmarked: Mark = { length: 0, before: [] }

@@ -6,16 +6,16 @@
 import { access } from "node:fs/promises"
 import { join } from "node:path"
 import { writeFileAtomically } from "../checkpoint/atomic.ts"
-import { mambaConfigFields } from "../checkpoint/config.ts"
+import { modelConfigFields } from "../checkpoint/families.ts"
 import { openSafetensors, type TensorEntry, writeSafetensors } from "../checkpoint/safetensors.ts"
 import { expect, SelscanError } from "../errors.ts"
 import type { Slot } from "../graph/program.ts"
 import type { Store, StoredKind } from "../native.ts"
 import { checkRecipe, type TrainRecipe } from "./options.ts"
 
-const kinds: readonly StoredKind[] = ["weight", "training", "state"]
+const kinds: readonly StoredKind[] = ["weight", "training", "state", "ring"]
 /** Raised when the meaning of a checkpoint changes. */
-const version = "1"
+const version = "2"
 
 /** Where a run stands after `step` optimizer steps. */
 export interface Progress {
@@ -39,6 +39,9 @@ export async function exists(path: string): Promise<boolean> {
   )
 }
 
+/** Rings may be bf16; all else that training stores is f32. */
+const fileDtype = ({ dtype }: Slot) => (dtype === "bf16" ? "BF16" : "F32")
+
 /** Writes the checkpoint, then the model as a folder that load() reads. */
 export async function saveRun(
   out: string,
@@ -51,7 +54,7 @@ export async function saveRun(
     (slots.get(kind) ?? []).map(
       (slot): TensorEntry => ({
         name: kind === "weight" ? slot.name : `${kind}:${slot.name}`,
-        dtype: "F32",
+        dtype: fileDtype(slot),
         shape: slot.shape,
         data: () => store.download(kind, slot.name),
       }),
@@ -61,10 +64,7 @@ export async function saveRun(
   await writeSafetensors(checkpointPath(out), entries, { metadata })
   const weights = entries.slice(0, slots.get("weight")?.length ?? 0)
   await writeSafetensors(join(out, "model.safetensors"), weights, { metadata: { format: "pt" } })
-  await writeFileAtomically(
-    join(out, "config.json"),
-    `${JSON.stringify(mambaConfigFields(recipe.config, "original"), null, 2)}\n`,
-  )
+  await writeFileAtomically(join(out, "config.json"), `${JSON.stringify(modelConfigFields(recipe.config), null, 2)}\n`)
 }
 
 /** Reads recipe and progress of a run. Throws BAD_CHECKPOINT when the file is not one. */
@@ -112,12 +112,12 @@ export async function restoreRun(out: string, store: Store, slots: StoredSlots):
       const name = kind === "weight" ? slot.name : `${kind}:${slot.name}`
       const info = file.tensors.get(name)
       expect(
-        info !== undefined && info.dtype === "F32" && `${info.shape}` === `${slot.shape}`,
+        info !== undefined && info.dtype === fileDtype(slot) && `${info.shape}` === `${slot.shape}`,
         "BAD_CHECKPOINT",
         () =>
-          `${path}: ${name} is expected as F32 [${slot.shape}], got ${info === undefined ? "nothing" : `${info.dtype} [${info.shape}]`}`,
+          `${path}: ${name} is expected as ${fileDtype(slot)} [${slot.shape}], got ${info === undefined ? "nothing" : `${info.dtype} [${info.shape}]`}`,
       )
-      await store.upload(kind, slot, await file.readF32(name))
+      await store.upload(kind, slot, await file.read(name))
     }
   }
 }

@@ -10,14 +10,29 @@ import { Random } from "../layers/random.ts"
 export interface Sequence {
   readonly ids: Int32Array
   readonly targets: Int32Array
+  /** What its stream read last before it, where the options ask for that. */
+  readonly before: Int32Array
   /** Whether the stream's state starts from zero here. */
   readonly fresh: boolean
+  /** Bytes that its stream has read since it last started from a zero state. */
+  readonly position: number
+}
+
+export interface StreamOptions {
+  readonly streams: number
+  readonly length: number
+  readonly seed: number
+  readonly reset: number
+  /** Positions that a sequence can have. Default: what an index can count. */
+  readonly contextMax?: number
+  /** Bytes before each sequence to name beside it. Default 0. */
+  readonly before?: number
 }
 
 /**
  * `streams` readers that start evenly spaced over the text and run through it, wrapping at its end. A stream's next
  * sequence continues where its last one stopped, with its state; with probability `reset` it forgets the state, so that the
- * model also learns to begin.
+ * model also learns to begin, and so it does where it would pass `contextMax`.
  */
 export class Streams {
   readonly text: Uint8Array
@@ -25,10 +40,14 @@ export class Streams {
   readonly length: number
   readonly #seed: number
   readonly #reset: number
+  readonly #contextMax: number
+  readonly #before: number
   readonly #shift: number
+  /** Of each stream the step last asked for, and the position there. */
+  readonly #latest: { step: number; position: number }[]
 
-  constructor(text: Uint8Array, options: { streams: number; length: number; seed: number; reset: number }) {
-    const { streams, length, seed, reset } = options
+  constructor(text: Uint8Array, options: StreamOptions) {
+    const { streams, length, seed, reset, contextMax = 2 ** 31 - 1, before = 0 } = options
     expect(
       text.length > length,
       "BAD_INPUT",
@@ -40,19 +59,57 @@ export class Streams {
     this.length = length
     this.#seed = seed
     this.#reset = reset
+    this.#contextMax = contextMax
+    this.#before = before
+    this.#latest = Array.from({ length: streams }, () => ({ step: -1, position: 0 }))
+    expect(
+      length <= contextMax,
+      "BAD_OPTION",
+      () => `train: length is at most the model's contextMax, ${contextMax}, got ${length}`,
+    )
     this.#shift = new Random(seed, 0x51f7).below(text.length)
   }
 
   /** What stream `stream` reads at step `step` (from 0). */
   sequence(stream: number, step: number): Sequence {
-    const { text, streams, length } = this
+    const { text, length } = this
     const size = text.length
-    const start = (this.#shift + Math.floor((size * stream) / streams) + step * length) % size
-    const ids = Int32Array.from({ length }, (_, i) => text[(start + i) % size]!)
-    const targets = Int32Array.from({ length }, (_, i) => text[(start + i + 1) % size]!)
-    const wrapped = start < length && step > 0
-    const fresh = step === 0 || wrapped || new Random(this.#seed, stream, step).uniform() < this.#reset
-    return { ids, targets, fresh }
+    const start = this.#start(stream, step)
+    const read = (from: number, count: number) =>
+      Int32Array.from({ length: count }, (_, i) => text[(from + i + size) % size]!)
+    const [ids, targets, before] = [
+      read(start, length),
+      read(start + 1, length),
+      read(start - this.#before, this.#before),
+    ]
+    const position = this.#position(stream, step)
+    return { ids, targets, before, fresh: position === 0, position }
+  }
+
+  #start(stream: number, step: number): number {
+    const size = this.text.length
+    return (this.#shift + Math.floor((size * stream) / this.streams) + step * this.length) % size
+  }
+
+  /** Whether chance, the text's beginning or the first step make a stream forget its state. */
+  #forgets(stream: number, step: number): boolean {
+    const wrapped = this.#start(stream, step) < this.length
+    return step === 0 || wrapped || new Random(this.#seed, stream, step).uniform() < this.#reset
+  }
+
+  /** Counted from the last step known, or from where the stream last forgot its state. */
+  #position(stream: number, step: number): number {
+    const latest = this.#latest[stream]!
+    const known = latest.step <= step ? latest.step : -1
+    let from = step
+    while (from > known && !this.#forgets(stream, from)) from--
+    let position = from === known ? latest.position : 0
+    for (let at = from + 1; at <= step; at++) {
+      position += this.length
+      if (position + this.length > this.#contextMax) position = 0
+    }
+    this.#latest[stream] = { step, position }
+    return position
   }
 }
 

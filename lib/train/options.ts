@@ -3,25 +3,29 @@
  * resumed run uses those.
  */
 
-import type { MambaConfig } from "../checkpoint/config.ts"
 import { checkOptions, expect } from "../errors.ts"
 import type { Precision } from "../graph/trace.ts"
-import { type MambaSize, mambaConfig, mambaPreset } from "../models/mamba.ts"
+import { type ModelConfig, type ModelSize, modelConfig } from "../models/config.ts"
+import { type MegaByteConfig, type MegaByteSize, megabyteConfig } from "../models/megabyte.ts"
+import { modelPreset } from "../models/presets.ts"
 import type { Device } from "../native.ts"
 import { optimizerDefaults } from "./program.ts"
+
+/** Sizes whose vocabulary is the 256 bytes unless they say another. */
+type Bytes<Size extends { readonly vocab: number }> = Omit<Size, "vocab"> & { readonly vocab?: number }
 
 export interface TrainOptions {
   /** Text files; their bytes, one after another, are the training text. */
   readonly files: readonly string[]
   /** Folder of the run: checkpoint, model, metrics and plot. */
   readonly out: string
-  /** A preset's name, or the sizes of a model over the 256 bytes. Default: dim 256, 6 layers. */
-  readonly model?: string | (Omit<MambaSize, "vocab"> & { vocab?: number })
+  /** A preset's name, or the sizes and pattern of a model over the 256 bytes, or the sizes of a MegaByte. Default: dim 256, 6 Mamba blocks. */
+  readonly model?: string | Bytes<ModelSize> | Bytes<MegaByteSize>
   /** Optimizer steps. Default 2000. */
   readonly steps?: number
   /** Sequences per batch. Default 16. */
   readonly batch?: number
-  /** Bytes per sequence. Default 512. */
+  /** Bytes per sequence; of a MegaByte whole patches. Default 512. */
   readonly length?: number
   /** Batches per step; gradients are summed over them. Default 1. */
   readonly accumulation?: number
@@ -57,7 +61,9 @@ export interface TrainOptions {
 }
 
 /** Every option with its value: what a checkpoint stores. */
-export type TrainRecipe = Required<Omit<TrainOptions, "model" | "out" | "device">> & { readonly config: MambaConfig }
+export type TrainRecipe = Required<Omit<TrainOptions, "model" | "out" | "device">> & {
+  readonly config: ModelConfig | MegaByteConfig
+}
 
 const defaults = {
   steps: 2000,
@@ -122,16 +128,23 @@ export function checkRecipe(recipe: TrainRecipe): void {
     "BAD_OPTION",
     () => `train: recompute is true or false, got ${recipe.recompute}`,
   )
+  const { patch = 1 } = recipe.config as Partial<MegaByteConfig>
+  expect(
+    recipe.length % patch === 0,
+    "BAD_OPTION",
+    () => `train: length is a multiple of the model's patch of ${patch} bytes, got ${recipe.length}`,
+  )
   expect(
     recipe.config.vocab === 256,
     "BAD_OPTION",
     () =>
-      `train: text is trained as bytes, so the vocabulary is 256, got ${recipe.config.vocab}; choose a mambabyte preset`,
+      `train: text is trained as bytes, so the vocabulary is 256, got ${recipe.config.vocab}; choose a mambabyte preset or samba-byte`,
   )
 }
 
-function configOf(model: NonNullable<TrainOptions["model"]>): MambaConfig {
-  return typeof model === "string" ? mambaPreset(model) : mambaConfig({ vocab: 256, ...model })
+function configOf(model: NonNullable<TrainOptions["model"]>): ModelConfig | MegaByteConfig {
+  if (typeof model === "string") return modelPreset(model)
+  return "patch" in model ? megabyteConfig({ vocab: 256, ...model }) : modelConfig({ vocab: 256, ...model })
 }
 
 function whole(name: string, value: number, least: number): void {

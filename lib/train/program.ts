@@ -2,12 +2,14 @@
  * The programs of training: a step (forward, gradients, update), and its two halves for accumulated batches.
  */
 
+import { layoutOf, type ModelShape, numericsOf } from "../generate/layout.ts"
+import { scoreRows } from "../generate/score.ts"
 import { gradients } from "../graph/gradient.ts"
 import { type Program, trace } from "../graph/program.ts"
 import type { Numerics, Trace } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
-import { allParameters, type Rows } from "../layers/layer.ts"
-import type { LanguageModel } from "../models/language-model.ts"
+import { allParameters } from "../layers/layer.ts"
+import { headOf, type LanguageModel, startRows } from "../models/language-model.ts"
 import { adamW, clipScale } from "../ops/adam-w.ts"
 import { arithmetic } from "../ops/cast.ts"
 import { accumulate, add, overwrite } from "../ops/elementwise.ts"
@@ -27,20 +29,39 @@ export interface OptimizerOptions {
 
 export const optimizerDefaults: OptimizerOptions = { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: 0.1, clip: 1 }
 
-/** Shape of one batch: `batch` sequences of `length` tokens, of `streams` that carry their states from step to step. */
+/** Shape of one batch: `batch` sequences of `length` tokens, of models that read patches a multiple of the patch. */
 export interface BatchShape extends Numerics {
   readonly batch: number
   readonly length: number
-  /** Sequences in a whole step: batch times accumulation. Every stream owns two slots, read and written in turn; two more serve validation. */
+  /** Sequences in a whole step: batch times accumulation. */
   readonly streams: number
   readonly recompute: boolean
 }
+
+/** Rows of a sequence of so many tokens. */
+export const sequenceRows = (model: LanguageModel, length: number): number => length + startRows(model)
+
+/**
+ * States of a training run: every stream owns two slots, read and written in turn, and a ring; two slots and a ring more serve
+ * validation, whose runs may be longer than a sequence.
+ */
+export const statesOf = ({
+  streams,
+  length,
+}: {
+  streams: number
+  length: number
+}): Omit<ModelShape, keyof Numerics> => ({
+  slots: 3 + 2 * streams,
+  rings: { count: 2 + streams, rowsMost: Math.max(length, scoreRows) },
+  matrixDtype: "f32",
+})
 
 /** What a program of training does with its gradients. */
 export type GradientUse = "update" | "overwrite" | "accumulate"
 
 /**
- * One batch. Inputs: ids, targets (rows), segments (batch, 5), scale (1 over all targets of the step that count), and with
+ * One batch. Inputs: ids, targets (rows), those of the layout, scale (1 over all targets of the step that count), and with
  * `update` also rate and step. Output `loss` is the *sum* of the losses in nats; with `update` also `norm`, the gradient's
  * norm before clipping. With `overwrite` and `accumulate` the gradients go to the accumulators, the first batch of a step
  * overwriting what the last step left there.
@@ -51,22 +72,16 @@ export function batchProgram(
   use: GradientUse,
   optimizer: OptimizerOptions,
 ): Program {
-  const { batch, length, streams, recompute, ...numerics } = shape
+  const { batch, length, recompute } = shape
   return trace(
     `train ${use}`,
     (t) => {
-      const rows: Rows = {
-        segments: t.input("segments", "i32", [batch, 5]),
-        slots: 3 + 2 * streams,
-        matrixDtype: "f32",
-        recompute,
-      }
-      const hidden = model.forward(t.input("ids", "i32", [batch * length]), rows)
-      const targets = t.input("targets", "i32", [batch * length])
-      const { losses } = linearCrossEntropy(
-        { x: hidden, weight: model.head(rows), targets },
-        { precision: t.precision },
-      )
+      const patches = model.patches && batch * Math.ceil(length / model.patches.size)
+      const rows = { ...layoutOf(t, model, { ...statesOf(shape), patches }, batch), recompute }
+      const count = batch * sequenceRows(model, length)
+      const hidden = model.forward(t.input("ids", "i32", [count]), rows)
+      const targets = t.input("targets", "i32", [count])
+      const { losses } = linearCrossEntropy({ x: hidden, ...headOf(model, rows), targets }, { precision: t.precision })
       const loss = sum({ x: losses }).y
       const names = [...allParameters(model)]
       const weights = names.map(([name, { shape }]) => t.weight(name, "f32", shape))
@@ -78,7 +93,7 @@ export function batchProgram(
       })
       return { loss }
     },
-    numerics,
+    numericsOf(shape),
   )
 }
 

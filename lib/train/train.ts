@@ -5,17 +5,20 @@ import { createHash } from "node:crypto"
 import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
 import { checkOptions, expect, SelscanError } from "../errors.ts"
-import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
+import { layoutInputs } from "../generate/layout.ts"
+import { bitsPerByte, type Place, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 import type { Slot } from "../graph/program.ts"
 import { allParameters } from "../layers/layer.ts"
 import { initialWeights, type LanguageModel } from "../models/language-model.ts"
-import { MambaModel } from "../models/mamba.ts"
+import { MegaByte } from "../models/megabyte.ts"
+import { type Piece, type RunInputs, startId } from "../models/patches.ts"
+import { PatternModel } from "../models/pattern-model.ts"
 import { activationsOn, type Executable, resolveDevice, Store, type StoredKind } from "../native.ts"
 import { checkpointPath, exists, type Progress, readRun, restoreRun, type StoredSlots, saveRun } from "./checkpoint.ts"
 import { readTexts, type Split, Streams, splitValidation } from "./data.ts"
 import { Metrics } from "./metrics.ts"
 import { type TrainOptions, type TrainRecipe, trainRecipe } from "./options.ts"
-import { batchProgram, optimizerDefaults, updateProgram } from "./program.ts"
+import { batchProgram, optimizerDefaults, sequenceRows, statesOf, updateProgram } from "./program.ts"
 import { learningRate } from "./schedule.ts"
 
 /** What a run tells as it goes. */
@@ -118,7 +121,9 @@ class Run {
     this.#programs = programs
     this.#progress = progress
     const { batch, accumulation, length, seed, reset } = recipe
-    this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset })
+    const { contextMax, patches } = programs.model
+    const limits = { ...(contextMax !== undefined && { contextMax }), before: patches?.size ?? 0 }
+    this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset, ...limits })
   }
 
   static async open(
@@ -127,7 +132,7 @@ class Run {
     text: Split,
     progress: Progress,
   ): Promise<Run> {
-    const model = new MambaModel(recipe.config)
+    const model = "pattern" in recipe.config ? new PatternModel(recipe.config) : new MegaByte(recipe.config)
     const store = new Store(device)
     try {
       const programs = await Programs.compile(store, model, recipe)
@@ -177,14 +182,15 @@ class Run {
   async #step(): Promise<TrainEvent> {
     const began = performance.now()
     const { step } = this.#progress
-    const { batch, accumulation, length, steps } = this.#recipe
+    const { accumulation, steps } = this.#recipe
     const rate = learningRate(step, this.#recipe)
-    const tokens = batch * accumulation * length
+    const batches = Array.from({ length: accumulation }, (_, part) => this.#batch(part, step))
+    const tokens = batches.reduce((total, { targets }) => total + targets.filter((target) => target >= 0).length, 0)
     let nats = 0
     let norm = 0
-    for (let part = 0; part < accumulation; part++) {
+    for (const [part, inputs] of batches.entries()) {
       const outputs = await this.#programs.batch(part).run({
-        ...this.#batch(part, step),
+        ...inputs,
         scale: Float32Array.of(1 / tokens),
         ...(accumulation === 1 && updateInputs(rate, step)),
       })
@@ -212,34 +218,44 @@ class Run {
     return { type: "step", step: step + 1, steps, bitsPerByte: bits, rate, norm, bytesPerSecond, secondsLeft }
   }
 
-  /** ids, targets and segments of one batch. Slots of a stream are read and written in turn: a failed step tears nothing. */
-  #batch(part: number, step: number) {
+  /**
+   * Targets of one batch, and the inputs of its rows. Slots of a stream are read and written in turn: a failed step tears nothing. Where
+   * sequences begin with a row of no token, every stream has that row; one that goes on leaves it spare.
+   */
+  #batch(part: number, step: number): { readonly targets: Int32Array } & RunInputs {
     const { batch, length } = this.#recipe
+    const { model } = this.#programs
     const { streams } = this.#streams
-    const ids = new Int32Array(batch * length)
-    const targets = new Int32Array(batch * length)
-    const segments = new Int32Array(batch * 5)
-    for (let i = 0; i < batch; i++) {
+    const rows = sequenceRows(model, length)
+    const starts = rows - length
+    const targets = new Int32Array(batch * rows).fill(-100)
+    const pieces = Array.from({ length: batch }, (_, i): Piece => {
       const stream = part * batch + i
       const sequence = this.#streams.sequence(stream, step)
-      ids.set(sequence.ids, i * length)
-      targets.set(sequence.targets, i * length)
       const [even, odd] = [1 + stream, 1 + streams + stream]
       const [from, to] = step % 2 === 0 ? [odd, even] : [even, odd]
-      segments.set([i * length, (i + 1) * length, 0, sequence.fresh ? 0 : from, to], i * 5)
-    }
-    return { ids, targets, segments }
+      const [fresh, first] = [sequence.fresh, i * rows + starts]
+      targets.set(sequence.targets, first)
+      const { ids, before, position } = sequence
+      const place = { end: first + length, from: fresh ? 0 : from, to, ring: 1 + stream, before }
+      if (!fresh || starts === 0) return { ...place, begin: first, position: position + starts, ids }
+      targets[first - 1] = ids[0]!
+      return { ...place, begin: first - 1, position: 0, ids: [startId, ...ids] }
+    })
+    return { targets, ...layoutInputs(this.#programs.batch(part).program, model, pieces) }
   }
 
   /** Judges the model. An abort ends this early and without an event, so that the run is still saved. */
   async *#validate(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent> {
     const { step } = this.#progress
-    const slots = this.#programs.scoringSlots
+    const { score, scoringPlace, model } = this.#programs
+    const options = { signal, context: model.contextMax }
     let bits = 0
     let bytes = 0
     try {
       for (const piece of this.#validation) {
-        bits += bitsPerByte(await tokenLosses(this.#programs.score, piece, slots, { signal })) * piece.length
+        const losses = await tokenLosses({ model, executable: score }, piece, scoringPlace, options)
+        bits += bitsPerByte(losses, model.patches ? "all" : "rest") * piece.length
         bytes += piece.length
       }
     } catch (error) {
@@ -262,27 +278,31 @@ const updateInputs = (rate: number, step: number) => ({ rate: Float32Array.of(ra
 
 /** The compiled programs of a run, and what they store. */
 class Programs {
+  readonly model: LanguageModel
   readonly #batches: readonly Executable[]
   readonly update: Executable | undefined
   readonly score: Executable
-  readonly scoringSlots: readonly [number, number]
+  readonly scoringPlace: Place
   readonly slots: StoredSlots
 
   private constructor(
+    model: LanguageModel,
     batches: readonly Executable[],
     update: Executable | undefined,
     score: Executable,
     streams: number,
   ) {
+    this.model = model
     this.#batches = batches
     this.update = update
     this.score = score
-    // After the two of every stream.
-    this.scoringSlots = [1 + 2 * streams, 2 + 2 * streams]
+    // After the two slots and the ring of every stream.
+    this.scoringPlace = { slots: [1 + 2 * streams, 2 + 2 * streams], ring: 1 + streams }
     const all = new Map<StoredKind, Map<string, Slot>>([
       ["weight", new Map()],
       ["training", new Map()],
       ["state", new Map()],
+      ["ring", new Map()],
     ])
     for (const { program } of [...batches, ...(update ? [update] : [])]) {
       for (const [kind, known] of all) for (const slot of program.stored(kind)) known.set(slot.name, slot)
@@ -299,8 +319,8 @@ class Programs {
     const uses = accumulation === 1 ? (["update"] as const) : (["overwrite", "accumulate"] as const)
     const batches = await Promise.all(uses.map((use) => store.compile(batchProgram(model, shape, use, optimizer))))
     const update = accumulation === 1 ? undefined : await store.compile(updateProgram(model, optimizer))
-    const score = scoreProgram(model, { rows: scoreRows, slots: 3 + 2 * streams, matrixDtype: "f32", ...numerics })
-    return new Programs(batches, update, await store.compile(score), streams)
+    const score = scoreProgram(model, { ...statesOf(shape), ...numerics, rows: scoreRows })
+    return new Programs(model, batches, update, await store.compile(score), streams)
   }
 
   batch(part: number): Executable {

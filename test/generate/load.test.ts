@@ -2,9 +2,14 @@ import { cpSync, mkdtempSync, writeFileSync } from "node:fs"
 import { readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { fileURLToPath } from "node:url"
 import test from "ava"
 import { openSafetensors, writeSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { load } from "../../lib/generate/load.ts"
+import { Model } from "../../lib/generate/model.ts"
+import { allParameters } from "../../lib/layers/layer.ts"
+import { modelConfig } from "../../lib/models/config.ts"
+import { PatternModel } from "../../lib/models/pattern-model.ts"
 import { devices } from "../../lib/native.ts"
 import { device } from "../device.ts"
 import { tinyModel } from "./tiny.ts"
@@ -52,14 +57,20 @@ test("halves are read: bf16 stays bf16 in matrices alone, f16 is widened", async
 })
 
 test("a model with another vocabulary takes ids and refuses text", async (t) => {
-  const { Model } = await import("../../lib/generate/model.ts")
-  const { MambaModel, mambaConfig } = await import("../../lib/models/mamba.ts")
-  await using model = new Model(new MambaModel(mambaConfig({ dim: 16, layers: 1, vocab: 64 })), "f32")
+  await using model = new Model(new PatternModel(modelConfig({ dim: 16, layers: 1, vocab: 64 })), "f32", { device })
   using session = model.session()
   t.like(await t.throwsAsync(() => session.append("text"), { message: /vocabulary of 64/ }), { code: "BAD_INPUT" })
   t.like(await t.throwsAsync(() => session.append([64])), { code: "BAD_INPUT" })
   await session.append([1, 2, 3])
   t.is(session.length, 3)
+})
+
+test("positions that were learned are as many as they are", async (t) => {
+  const megabyte = fileURLToPath(new URL("../golden/data/models/megabyte/f32", import.meta.url))
+  const message = /contextMax is the 32 positions that this model has learned, got 64; leave it out/
+  t.like(await t.throwsAsync(load(megabyte, { device, contextMax: 64 }), { message }), { code: "BAD_OPTION" })
+  await using model = await load(megabyte, { device, contextMax: 32 })
+  t.is(model.network.contextMax, 32)
 })
 
 /** A copy of the saved model whose weights file was rewritten by `change`. */
@@ -100,7 +111,11 @@ test("weights that do not fit are refused in one sentence", async (t) => {
       /mixer\.D/,
     ],
     [await changed("nan", (all) => all.get(first)!.data.fill(Number.NaN)), "NOT_FINITE", /mixer\.D.*NaN at index 0/],
-    [join(folder, "absent"), "NOT_FOUND", /config\.json/],
+    [
+      join(folder, "absent"),
+      "NOT_FOUND",
+      /^load: expected .* folder with config\.json or lit_config\.json .*, got none/,
+    ],
     [folder, "NOT_FOUND", /config\.json/],
   ]
   for (const [path, code, message] of cases) t.like(await t.throwsAsync(() => load(path), { message }), { code })
@@ -131,6 +146,8 @@ test("options are checked by name and value", async (t) => {
     t.like(await t.throwsAsync(() => load(saved, { device: "cuda" }), { message }), { code: "NO_DEVICE" })
   }
   t.like(await t.throwsAsync(() => load(saved, { device: "gpu" as "cuda" })), { code: "BAD_OPTION" })
+  t.like(await t.throwsAsync(() => load(saved, { contextMax: 0 })), { code: "BAD_OPTION" })
+  t.like(await t.throwsAsync(() => load(saved, { contextMax: 2 ** 25 })), { code: "BAD_OPTION" })
   t.like(await t.throwsAsync(() => load("")), { code: "BAD_INPUT" })
 })
 
@@ -139,4 +156,23 @@ test("saving where nothing can be written says so", async (t) => {
   const blocked = join(saved, "config.json", "inside-a-file")
   t.like(await t.throwsAsync(() => model.save(blocked)), { code: "DISK" })
   t.like(await t.throwsAsync(() => model.save(join(folder, "x"), { dtype: "int8" as "f32" })), { code: "BAD_OPTION" })
+  const naming = "mistral" as "selscan"
+  t.like(await t.throwsAsync(() => model.save(join(folder, "x"), { naming }), { message: /original, transformers/ }), {
+    code: "BAD_OPTION",
+  })
+})
+
+test("a folder holds a model in one form", async (t) => {
+  await using model = new Model(new PatternModel(modelConfig({ dim: 16, layers: 1, vocab: 256 })), "f32", { device })
+  for (const [name, { shape }] of allParameters(model.network)) {
+    const zeros = new Float32Array(shape.reduce((product, size) => product * size, 1))
+    await model.store.upload("weight", { name, dtype: "f32", shape }, zeros)
+  }
+  const path = join(folder, "one-form")
+  await model.save(path)
+  const message = /no config file but lit_config\.json, got config\.json/
+  t.like(await t.throwsAsync(() => model.save(path, { naming: "samba" }), { message }), { code: "BAD_OPTION" })
+  await model.save(path, { naming: "transformers" })
+  await using again = await load(path, { device })
+  t.is(again.network.vocab, 256)
 })

@@ -28,6 +28,30 @@ test("the first sequence of every stream starts from a zero state, later ones no
   t.true(fresh > 60 && fresh < 180, `${fresh} of 500 at a probability of 0.2, and where the text ends`)
 })
 
+test("positions count from where a stream last started fresh, whichever step is asked for first", (t) => {
+  const [data, later] = [streams(), streams()]
+  const positions = Array.from({ length: 80 }, (_, step) => data.sequence(1, step))
+  let wanted = 0
+  for (const [step, { fresh, position }] of positions.entries()) {
+    wanted = fresh ? 0 : wanted + 16
+    t.is(position, wanted, `at step ${step}`)
+  }
+  t.true(Math.max(...positions.map(({ position }) => position)) > 32, "some stream runs on")
+  for (const step of [79, 40, 41, 79]) t.is(later.sequence(1, step).position, positions[step]!.position)
+})
+
+test("no sequence passes contextMax", (t) => {
+  const data = new Streams(text, { streams: 2, length: 16, seed: 4, reset: 0, contextMax: 40 })
+  const positions = Array.from({ length: 50 }, (_, step) => data.sequence(0, step).position)
+  t.deepEqual(positions.slice(0, 6), [0, 16, 0, 16, 0, 16])
+  t.true(positions.every((position) => position + 16 <= 40))
+  const tooLong = { streams: 1, length: 41, seed: 1, reset: 0, contextMax: 40 }
+  t.like(
+    t.throws(() => new Streams(text, tooLong), { message: /length is at most the model's contextMax, 40, got 41/ }),
+    { code: "BAD_OPTION" },
+  )
+})
+
 test("validation is cut out of the text, and nothing is lost", (t) => {
   const { train, validation } = splitValidation(text, 0.1, 4)
   t.is(validation.length, 4)

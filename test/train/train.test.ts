@@ -7,6 +7,7 @@ import { join } from "node:path"
 import test from "ava"
 import { openSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { load } from "../../lib/generate/load.ts"
+import { sambaPattern } from "../../lib/models/config.ts"
 import type { TrainOptions } from "../../lib/train/options.ts"
 import { type TrainControl, type TrainEvent, train } from "../../lib/train/train.ts"
 import { device } from "../device.ts"
@@ -82,6 +83,29 @@ test("a run that is interrupted and resumed ends with the bits of one that was n
   t.deepEqual([...losses(first), ...losses(second)], all)
   t.deepEqual(await contents(parts.out), await contents(whole.out))
 })
+
+const others = {
+  samba: { dim: 16, layers: 4, state: 4, pattern: sambaPattern, heads: 2, window: 20, mlp: 24 },
+  llama: { dim: 16, layers: 4, pattern: ["full", "swiglu"], heads: 2, kvHeads: 1, mlp: 24, contextMax: 100 },
+  retnet: { dim: 16, layers: 4, pattern: ["retention", "swiglu", "sliding", "swiglu"], heads: 4, window: 20, mlp: 24 },
+  gla: { dim: 16, layers: 4, pattern: ["gla", "swiglu", "sliding", "swiglu"], heads: 4, window: 20, mlp: 24 },
+} as const satisfies Record<string, TrainOptions["model"]>
+
+for (const [kind, model] of Object.entries(others)) {
+  test(`a ${kind} learns, and goes on after an interruption with the same bits, rings and all`, async (t) => {
+    const recipe = { model, precision: "bf16", saveEvery: 100, steps: 30 } as const
+    const whole = optionsOf(recipe)
+    const all = losses(await events(whole))
+    t.true(all.at(-1)! < all[0]! - 1.5, `${all[0]} → ${all.at(-1)} bits per byte`)
+    const parts = optionsOf(recipe)
+    const first = await interrupted(parts, 7)
+    const second = await events({ files: [], out: parts.out, device }, { resume: true })
+    t.deepEqual([...losses(first), ...losses(second)], all)
+    t.deepEqual(await contents(parts.out), await contents(whole.out))
+    await using trained = await load(whole.out, { device })
+    t.true((await trained.bitsPerByte(await readFile(text), { context: 100 })) < 7)
+  })
+}
 
 test("a killed run goes on from its last checkpoint, bit for bit, and its metrics hold every step once", async (t) => {
   const whole = optionsOf({ steps: 40, saveEvery: 5 })
