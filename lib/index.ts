@@ -6,10 +6,11 @@
  * const model = await load("demo")
  * for await (const text of model.generate("In the beginning", { maxTokens: 200 })) process.stdout.write(text)
  */
-export { type MambaConfig, parseMambaConfig, readMambaConfig } from "./checkpoint/config.ts"
+export { modelConfigFields, parseModelConfig, readModelConfig } from "./checkpoint/families.ts"
+export type { Naming } from "./checkpoint/family.ts"
 export { openSafetensors, parseSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts"
 export { type ErrorCode, SelscanError } from "./errors.ts"
-export { load, loadWeights } from "./generate/load.ts"
+export { type LoadOptions, load } from "./generate/load.ts"
 export { Model, type ModelOptions } from "./generate/model.ts"
 export type { SamplingOptions } from "./generate/sampling.ts"
 export type { SaveOptions } from "./generate/save.ts"
@@ -21,8 +22,19 @@ export { Program, trace } from "./graph/program.ts"
 export type { Numerics, Precision } from "./graph/trace.ts"
 export type { Dtype, Value } from "./graph/value.ts"
 export * from "./layers/index.ts"
+export {
+  type BlockConfig,
+  type BlockName,
+  type BlockSize,
+  type ModelConfig,
+  type ModelSize,
+  modelConfig,
+  sambaPattern,
+} from "./models/config.ts"
 export { initialWeights, type LanguageModel } from "./models/language-model.ts"
-export { MambaModel, type MambaPreset, mambaConfig, mambaPreset, mambaPresets } from "./models/mamba.ts"
+export { MegaByte, type MegaByteConfig, type MegaByteSize, megabyteConfig } from "./models/megabyte.ts"
+export { PatternModel } from "./models/pattern-model.ts"
+export { modelPreset, type Preset, presets } from "./models/presets.ts"
 export { type Device, type DeviceInfo, devices, Executable, type Memory, Store, setThreads } from "./native.ts"
 export * as ops from "./ops/index.ts"
 export type { TrainOptions } from "./train/options.ts"

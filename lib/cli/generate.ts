@@ -32,7 +32,7 @@ export function generateCommand(cli: CAC): void {
   cli
     .command("generate [prompt]", "Generate text after a prompt")
     .option("--stdin", "Read the prompt from standard input")
-    .option("--model <name>", "demo, or a folder with config.json and model.safetensors", { default: "demo" })
+    .option("--model <name>", "demo, or a folder with a config and weights", { default: "demo" })
     .option("--max-tokens <n>", "Bytes to generate at most", { default: 400 })
     .option("--temperature <t>", "Divides the logits; 0 is greedy", { default: 0.8 })
     .option("--top-k <k>", "Keep the k most probable bytes (0: all)")

@@ -38,7 +38,7 @@ type Cli = ReturnType<typeof cac>
 /** Flags without a value. cac would take the word after one for its value, and make a number of a prompt. */
 const flags = ["--json", "--stdin", "--recompute"]
 /** Options whose value is text. cac makes numbers of what looks like one: "\n" would be 0, "1.50" would be 1.5. */
-const texts = ["stop", "model", "file", "out", "resume", "preset", "device"]
+const texts = ["stop", "model", "file", "out", "resume", "preset", "pattern", "device"]
 
 /** Words before "--": those after it are taken as they are. */
 const optionWords = (argv: readonly string[]) => argv.slice(0, argv.includes("--") ? argv.indexOf("--") : undefined)

@@ -1,6 +1,7 @@
 import type { CAC } from "cac"
 import { SingleBar } from "cli-progress"
 import { expect } from "../errors.ts"
+import type { ModelSize } from "../models/config.ts"
 import { setThreads } from "../native.ts"
 import type { TrainOptions } from "../train/options.ts"
 import { type TrainEvent, train } from "../train/train.ts"
@@ -28,23 +29,33 @@ const numbers = {
   seed: "Seed of weights and data order (0)",
 } as const satisfies Partial<Record<keyof TrainOptions, string>>
 
+/** Options of the command that are sizes of a model under the same name. */
 const sizes = {
   dim: "Width of the model (256)",
-  layers: "Mamba blocks (6)",
-  state: "States per channel (16)",
-  expand: "Inner width over width (2)",
-}
+  layers: "Blocks in all, a multiple of the pattern's (6)",
+  pattern: "Blocks by name, repeated: mamba, sliding, full, swiglu, gla, retention (mamba)",
+  state: "States per channel of mamba (16)",
+  expand: "Inner width of mamba over width (2)",
+  heads: "Query heads of attention (dim/64)",
+  kvHeads: "Key and value heads of attention (heads)",
+  window: "Keys that sliding sees (2048)",
+  contextMax: "Positions that full can have (4096)",
+  mlp: "Inner width of swiglu (8/3 of width, rounded up to 64)",
+} as const satisfies Partial<Record<keyof ModelSize, string>>
 
-/** `selscan train`: trains a byte-level Mamba from scratch on text files. */
+/** An option's name as it is typed. */
+const dashed = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+/** `selscan train`: trains a byte-level model from scratch on text files. */
 export function trainCommand(cli: CAC): void {
   const command = cli
-    .command("train", "Train a byte-level Mamba from scratch on text files")
+    .command("train", "Train a byte-level Mamba, SAMBA or Llama from scratch on text files")
     .option("--file <path>", "Text to train on; may be given several times")
     .option("--out <folder>", "Folder for checkpoint, model, metrics and plot")
     .option("--resume <folder>", "Go on from a run's last checkpoint, with its recipe")
-    .option("--preset <name>", "mambabyte-353m, mambabyte-972m or mambabyte-1.6b instead of sizes")
-  const dashed = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
-  for (const [name, help] of Object.entries({ ...sizes, ...numbers })) command.option(`--${dashed(name)} <n>`, help)
+    .option("--preset <name>", "mambabyte-353m, mambabyte-972m, mambabyte-1.6b or samba-byte instead of sizes")
+  for (const [name, help] of Object.entries({ ...sizes, ...numbers }))
+    command.option(`--${dashed(name)} <${name === "pattern" ? "a,b" : "n"}>`, help)
   command
     .option("--precision <p>", "f32, or bf16 products (f32)")
     .option("--recompute", "Recompute blocks in the backward pass: less memory, more time")
@@ -52,6 +63,9 @@ export function trainCommand(cli: CAC): void {
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object per line for every event")
     .example("selscan train --file book.txt --out runs/book --steps 500")
+    .example(
+      "selscan train --file book.txt --out runs/samba --pattern mamba,swiglu,sliding,swiglu --layers 8 --window 256",
+    )
     .action((flags: Flags) => interruptible((signal) => run(flags, signal)))
 }
 
@@ -73,6 +87,7 @@ function optionsOf(flags: Flags): TrainOptions {
   const pick = (names: readonly string[]) =>
     Object.fromEntries(names.filter((name) => flags[name] !== undefined).map((name) => [name, flags[name]]))
   const size = pick(Object.keys(sizes))
+  if (size.pattern !== undefined) size.pattern = String(size.pattern).split(",")
   expect(
     flags.preset === undefined || Object.keys(size).length === 0,
     "BAD_OPTION",
@@ -85,7 +100,7 @@ function optionsOf(flags: Flags): TrainOptions {
     expect(
       others.length === 0,
       "BAD_OPTION",
-      () => `train: a resumed run keeps its recipe; leave out --${others.join(", --")}`,
+      () => `train: a resumed run keeps its recipe; leave out --${others.map(dashed).join(", --")}`,
     )
     return { files: [], out: String(flags.resume), ...pick(["device"]) }
   }

@@ -1,6 +1,6 @@
 import { type SpawnOptions, spawn } from "node:child_process"
 import { once } from "node:events"
-import { mkdtempSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -128,6 +128,50 @@ test("eval bpb --json prints one object with bitsPerByte", async (t) => {
   t.true(bitsPerByte > 0 && bitsPerByte < 8)
 })
 
+test("eval context judges every model at contexts up to the text's length, or its own, and draws them", async (t) => {
+  const llama = join(folder, "llama")
+  const pattern = ["--pattern", "full,swiglu", "--layers", "2", "--heads", "2", "--context-max", "64"]
+  const sizes = tiny.filter((word, i) => word !== "--layers" && tiny[i - 1] !== "--layers")
+  const trained = await selscan(["train", ...sizes, ...pattern, "--out", llama, "--steps", "2", "--json"])
+  t.is(trained.code, 0, trained.err)
+  const plot = join(folder, "context.svg")
+  const judge = ["eval", "context", "--file", text, "--json"]
+  const { code, out, err } = await selscan([
+    ...judge,
+    "--model",
+    model,
+    "--model",
+    llama,
+    "--from",
+    "32",
+    "--out",
+    plot,
+  ])
+  t.is(code, 0, err)
+  const judged: { model: string; points: { context: number; bitsPerByte: number }[] }[] = JSON.parse(out)
+  const contexts = judged.map(({ points }) => points.map(({ context }) => context))
+  t.deepEqual(contexts, [
+    [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
+    [32, 64],
+  ])
+  t.deepEqual(
+    judged.map((one) => one.model),
+    [model, llama],
+  )
+  const whole = await selscan(["eval", "bpb", "--model", model, "--file", text, "--json"])
+  t.is(judged[0]!.points.at(-1)!.bitsPerByte, JSON.parse(whole.out).bitsPerByte)
+  t.is(readFileSync(plot, "utf8").match(/<path/g)?.length, 2)
+  const none = await selscan([...judge, "--model", llama])
+  t.is(none.code, 2)
+  t.regex(none.err, /--from is at most the contextMax of \S+, 64, got 512/)
+  const long = await selscan(["eval", "bpb", "--model", llama, "--file", text])
+  t.is(long.code, 1)
+  t.regex(
+    long.err,
+    /at most contextMax \+ 1 = 65 bytes is expected without a context, got 4100; give a context of at most 64/,
+  )
+})
+
 test("an interrupted training saves, says how to go on, and goes on", async (t) => {
   const out = join(folder, "interrupted")
   let sent = false
@@ -182,10 +226,14 @@ test("wrong usage is one line on stderr and exit code 2, failure 1", async (t) =
     [["generate", "x", "--model", model, "--temperature", "hot"], 2, /temperature is a number/],
     [["generate", "x", "--model", join(folder, "absent")], 1, /config\.json/],
     [["eval", "bpb", "--model", model, "--file", join(folder, "absent")], 1, /no such file/],
-    [["eval", "speed", "--model", model, "--file", text], 2, /the measure is bpb, got speed/],
+    [["eval", "speed", "--model", model, "--file", text], 2, /unknown measure speed/],
     [["eval", "bpb", "--model", model], 2, /name it with --file/],
+    [["eval", "bpb", "--model", model, "--file", text, "--from", "64"], 2, /--from is for the measure context/],
+    [["eval", "context", "--model", model, "--file", text, "--context", "64"], 2, /--context is for the measure bpb/],
+    [["eval", "context", "--model", model, "--file", text, "--from", "0"], 2, /--from is a whole number/],
     [["eval", "bpb", "--model", model, "--file", text, "--threads", "all"], 2, /threads: a whole number .* got all/],
     [["train", "--file", text], 2, /name it with --out/],
+    [["train", "--resume", model, "--kv-heads", "2", "--min-rate", "0"], 2, /leave out --kv-heads, --min-rate/],
     [["train", "--file", text, "--out", join(folder, "x"), "--steps", "many"], 2, /steps is a whole number/],
   ]
   for (const [args, code, message] of cases) {
