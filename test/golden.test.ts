@@ -101,7 +101,7 @@ test("a model folder without a configuration fails instead of being skipped", as
   t.regex((await run())[0]!.failures.join(), /configuration of a model is expected/)
   await writeFile(join(folder, "models", "one", "config.json"), "{")
   t.regex((await run())[0]!.failures.join(), /JSON/)
-  await writeFile(join(folder, "models", "one", "config.json"), '{"model_type": "llama"}')
+  await writeFile(join(folder, "models", "one", "config.json"), '{"model_type": "telepathy"}')
   t.deepEqual(
     (await run()).map(({ status }) => status),
     ["skipped"],

@@ -2,7 +2,7 @@
  * Comparing what was computed with what a golden file expects, element by element: |got − want| ≤ atol + rtol·|want|.
  */
 import { expect } from "../../lib/errors.ts"
-import type { GoldenCase } from "./case.ts"
+import type { GoldenCase, Tolerance } from "./case.ts"
 
 /** One tensor compared; `worst` is the element that lies furthest outside its tolerance, or nearest to leaving it. */
 export interface Comparison {
@@ -18,13 +18,20 @@ export interface Comparison {
   }
 }
 
+export interface CompareOptions {
+  /** Compare only the last so many columns: of what is expected, `got` holds those. */
+  readonly columns?: number
+  /** Default: the file's own. */
+  readonly tolerance?: Tolerance
+}
+
 /**
  * Compares a computed tensor with the one of that name, in the file's layout.
  *
  * Equal infinities agree, and NaN agrees with NaN.
- * @param columns compare only the last so many columns: of what is expected, `got` holds those
  */
-export function compare(golden: GoldenCase, name: string, got: Float32Array, columns?: number): Comparison {
+export function compare(golden: GoldenCase, name: string, got: Float32Array, options: CompareOptions = {}): Comparison {
+  const { columns } = options
   const all = golden.floats(name)
   const want = columns === undefined ? all : lastColumns(all, golden.shape(name).at(-1) ?? 1, columns)
   expect(
@@ -32,7 +39,7 @@ export function compare(golden: GoldenCase, name: string, got: Float32Array, col
     "BAD_SHAPE",
     () => `${golden.path}: ${name} has ${want.length} elements, got ${got.length}`,
   )
-  const { atol, rtol } = golden.tolerance(name, all)
+  const { atol, rtol } = options.tolerance ?? golden.tolerance(name, all)
   let worst = { index: 0, got: got[0] ?? 0, want: want[0] ?? 0, difference: 0, tolerance: atol }
   let most = -1
   for (let index = 0; index < want.length; index++) {

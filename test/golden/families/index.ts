@@ -3,13 +3,18 @@ import { adamWFamily } from "./adamw.ts"
 import { causalConv1dFamily } from "./causal-conv1d.ts"
 import { causalConv1dUpdateFamily } from "./causal-conv1d-update.ts"
 import { clipGradNormFamily } from "./clip-grad-norm.ts"
+import { languageModelFamily } from "./language-model.ts"
+import { layerNormFamily } from "./layer-norm.ts"
 import { mambaInnerFamily } from "./mamba-inner.ts"
-import { mambaModelFamily } from "./mamba-model.ts"
-import { mambaTrainFamily } from "./mamba-train.ts"
+import { megabyteFamily } from "./megabyte.ts"
 import { rmsNormFamily } from "./rms-norm.ts"
+import { ropeFamily } from "./rope.ts"
 import { selectiveScanFamily } from "./selective-scan.ts"
 import { selectiveStateUpdateFamily } from "./selective-state-update.ts"
 import { softmaxCrossEntropyFamily } from "./softmax-cross-entropy.ts"
+import { swaAttentionFamily } from "./swa-attention.ts"
+import { swigluFamily } from "./swiglu.ts"
+import { trainStepsFamily } from "./train-steps.ts"
 
 /** Every family that this package supports. */
 export const families: readonly Family[] = [
@@ -19,9 +24,14 @@ export const families: readonly Family[] = [
   causalConv1dUpdateFamily,
   mambaInnerFamily,
   rmsNormFamily,
+  layerNormFamily,
+  swigluFamily,
+  ropeFamily,
+  swaAttentionFamily,
   softmaxCrossEntropyFamily,
   adamWFamily,
   clipGradNormFamily,
-  mambaModelFamily,
-  mambaTrainFamily,
+  languageModelFamily,
+  megabyteFamily,
+  trainStepsFamily,
 ]

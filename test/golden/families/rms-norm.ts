@@ -1,4 +1,4 @@
-import { rmsNorm } from "../../../lib/ops/rms-norm.ts"
+import { rmsNorm } from "../../../lib/ops/norm.ts"
 import { type Family, present, runForm } from "../family.ts"
 import { reshaped } from "../layout.ts"
 

@@ -9,8 +9,8 @@ import { batchProgram, type OptimizerOptions } from "../../../lib/train/program.
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
 import { type Family, run } from "../family.ts"
-import { type MambaCheckpoint, readCheckpoint } from "./mamba-checkpoint.ts"
-import { shifted, storeOf } from "./mamba-model.ts"
+import { shifted } from "./language-model.ts"
+import { type Checkpoint, inFile, readCheckpoint, storeOf } from "./model-checkpoint.ts"
 
 interface Hyperparameters {
   readonly lr: number | readonly number[]
@@ -23,8 +23,8 @@ interface Hyperparameters {
  * Steps of AdamW with clipping from the folder's own weights: ids (steps,B,L); losses before each step, grad_norms before
  * clipping, param.* after the last step.
  */
-export const mambaTrainFamily: Family = {
-  ops: ["mamba train_steps"],
+export const trainStepsFamily: Family = {
+  ops: ["mamba train_steps", "samba train_steps", "llama train_steps", "mistral train_steps"],
   run: async (golden) => {
     const checkpoint = await readCheckpoint(golden, String(golden.metadata.initial_weights ?? "f32"))
     const { lr, ...options } = golden.metadata.hyperparameters as Hyperparameters
@@ -41,7 +41,9 @@ export const mambaTrainFamily: Family = {
       const { ids, targets, segments } = batchOf(step)
       const scale = Float32Array.of(1 / (batch * length))
       const rate = Float32Array.of(typeof lr === "number" ? lr : lr[step]!)
-      const inputs = { ids, targets, segments, scale, rate, step: Float32Array.of(step + 1) }
+      // Every sequence begins fresh and leaves nothing: slot and ring 0 are nobody's.
+      const rings = new Int32Array(batch)
+      const inputs = { ids, targets, segments, rings, scale, rate, step: Float32Array.of(step + 1) }
       const { loss, norm } = await runAll(executables, inputs)
       losses[step] = loss![0]! / (batch * length)
       norms[step] = norm![0]!
@@ -61,36 +63,39 @@ export const mambaTrainFamily: Family = {
  */
 function trainingPrograms(
   golden: GoldenCase,
-  { model, names }: MambaCheckpoint,
+  { network, tensors }: Checkpoint,
   { batch, length }: { batch: number; length: number },
   { betas, eps, max_norm: clip }: Omit<Hyperparameters, "lr">,
 ): Program[] {
   const theirs = golden.metadata.weight_decay as Readonly<Record<string, number>>
-  const decays = new Map([...names].map(([name, ours]) => [ours, theirs[name]]))
-  for (const [name, decay] of decays) {
+  const decays = new Map<string, number>()
+  for (const { fileName, parts } of tensors.values()) {
+    const decay = theirs[fileName]
+    const one = typeof decay === "number" && parts.every(({ name }) => (decays.get(name) ?? decay) === decay)
     expect(
-      typeof decay === "number",
+      one,
       "BAD_FILE",
-      () => `${golden.path}: weight_decay has a number for ${name}, got ${decay}`,
+      () => `${golden.path}: weight_decay has one number for each parameter, got ${decay} for ${fileName}`,
     )
+    for (const { name } of parts) decays.set(name, decay)
   }
-  const parameters = [...allParameters(model)]
+  const parameters = [...allParameters(network)]
   const decay = decays.get(parameters.find(([, parameter]) => parameter.decay)![0])!
   const optimizer: OptimizerOptions = { beta1: betas[0], beta2: betas[1], eps, decay, clip }
   const shape = { batch, length, streams: batch, recompute: false, precision: "f32" } as const
   if (parameters.every(([name, parameter]) => decays.get(name) === (parameter.decay ? decay : 0))) {
-    return [batchProgram(model, shape, "update", optimizer)]
+    return [batchProgram(network, shape, "update", optimizer)]
   }
-  return [batchProgram(model, shape, "overwrite", optimizer), updateEach(model, optimizer, decays)]
+  return [batchProgram(network, shape, "overwrite", optimizer), updateEach(network, optimizer, decays)]
 }
 
 function updateEach(
-  model: MambaCheckpoint["model"],
+  network: Checkpoint["network"],
   { beta1, beta2, eps, clip: max }: OptimizerOptions,
-  decays: ReadonlyMap<string, number | undefined>,
+  decays: ReadonlyMap<string, number>,
 ): Program {
   return trace("update each", (t) => {
-    const parameters = [...allParameters(model)]
+    const parameters = [...allParameters(network)]
     const grads = parameters.map(([name, { shape }]) => t.training(`grad:${name}`, "f32", shape))
     const squares = grads.map((x) => sumSquares({ x }).y).reduce((a, b) => add({ a, b }).y)
     const { norm, scale: clip } = clipScale({ squares }, { max })
@@ -111,11 +116,22 @@ async function runAll(executables: readonly Executable[], inputs: Parameters<typ
   return outputs
 }
 
-async function compareParameters(golden: GoldenCase, { names }: MambaCheckpoint, store: Store): Promise<Comparison[]> {
-  const comparisons: Comparison[] = []
-  for (const name of golden.names("out.param.").filter((name) => names.has(name))) {
-    const bytes = await store.download("weight", names.get(name)!)
-    comparisons.push(compare(golden, `out.param.${name}`, new Float32Array(bytes.buffer)))
+async function compareParameters(
+  golden: GoldenCase,
+  { tensors, weights }: Checkpoint,
+  store: Store,
+): Promise<Comparison[]> {
+  const trained = new Map<string, Float32Array>()
+  for (const name of weights.keys()) {
+    const bytes = await store.download("weight", name)
+    trained.set(name, new Float32Array(bytes.buffer))
   }
-  return comparisons
+  const wanted = golden.names("out.param.").filter((name) => tensors.has(name))
+  return wanted.map((name) =>
+    compare(
+      golden,
+      `out.param.${name}`,
+      inFile(tensors.get(name)!, (ours) => trained.get(ours)!),
+    ),
+  )
 }
