@@ -9,7 +9,8 @@ import { load } from "../lib/generate/load.ts"
 import { Model } from "../lib/generate/model.ts"
 import { allParameters, parameterCount } from "../lib/layers/layer.ts"
 import { initialWeights } from "../lib/models/language-model.ts"
-import { MambaModel, mambaPreset } from "../lib/models/mamba.ts"
+import { PatternModel } from "../lib/models/pattern-model.ts"
+import { modelPreset } from "../lib/models/presets.ts"
 import { type Measurement, type Outcome, type Statistics, scaled, timed } from "./measure.ts"
 import { limits, shareOf } from "./native.ts"
 
@@ -71,7 +72,7 @@ async function measure(name: string, model: Model): Promise<Measurement[]> {
 
 /** mamba-130m with the weights that training would begin with. */
 async function fresh(dtype: "f32" | "bf16"): Promise<Model> {
-  const network = new MambaModel(mambaPreset("mamba-130m"))
+  const network = new PatternModel(modelPreset("mamba-130m"))
   const model = new Model(network, dtype, { sessions: 2 })
   const weights = initialWeights(network, 1)
   for (const [name, { shape, matrix }] of allParameters(network)) {
@@ -93,7 +94,7 @@ export async function run(): Promise<Outcome> {
   } else notes.push("the demo model is not there: models/demo/config.json is missing")
 
   // Weights on the host, in the store, and packed beside it.
-  const needed = 3 * 4 * parameterCount(new MambaModel(mambaPreset("mamba-130m")))
+  const needed = 3 * 4 * parameterCount(new PatternModel(modelPreset("mamba-130m")))
   for (const dtype of ["f32", "bf16"] as const) {
     if (freemem() < needed) {
       notes.push(`mamba-130m ${dtype} was left out: it needs ${(needed / 1e9).toFixed(1)} GB of free memory`)

@@ -2,11 +2,12 @@
  * What `gpu.ts` measures of single ops, most wanted first: the time may run out.
  */
 import { adamW } from "../lib/ops/adam-w.ts"
+import { ringCapacity, slidingAttention } from "../lib/ops/attention.ts"
 import { causalConv } from "../lib/ops/causal-conv.ts"
 import { embedding } from "../lib/ops/embedding.ts"
 import { linear } from "../lib/ops/linear.ts"
 import { linearCrossEntropy } from "../lib/ops/linear-cross-entropy.ts"
-import { rmsNorm } from "../lib/ops/rms-norm.ts"
+import { rmsNorm } from "../lib/ops/norm.ts"
 import { selectiveScan } from "../lib/ops/selective-scan.ts"
 import type { Given, GpuCase } from "./gpu-device.ts"
 
@@ -76,6 +77,59 @@ function convCase(pass: Pass, dtype: Precision, inner: number, rows: number): Gp
       segments: oneSegment(rows),
     },
     differentiable: ["x", "weight", "bias"],
+  }
+}
+
+interface Heads {
+  heads: number
+  kvHeads: number
+  headDim: number
+  window: number
+}
+
+const headWords = ({ heads, kvHeads, headDim, window }: Heads) =>
+  `${heads} heads of ${headDim} on ${kvHeads}, window ${shown(window)}`
+
+/** One sequence from its start. */
+function attentionCase(pass: Pass, dtype: Precision, rows: number, sizes: Heads): GpuCase {
+  const { heads, kvHeads, headDim, window } = sizes
+  const pairs = heads * Array.from({ length: rows }, (_, i) => Math.min(i + 1, window)).reduce((a, b) => a + b, 0)
+  return {
+    op: slidingAttention,
+    title: `${shown(rows)} rows, ${headWords(sizes)}`,
+    pass,
+    dtype,
+    inputs: {
+      qkv: { dtype, shape: [rows, (heads + 2 * kvHeads) * headDim] },
+      segments: oneSegment(rows),
+    },
+    attrs: { ...sizes, precision: dtype },
+    differentiable: ["qkv"],
+    exponentials: pairs,
+    // Two products forward; the gradient makes the scores again, and four more. In f32 tensor cores have no part in it.
+    ...(dtype === "bf16" && { operations: (pass === "forward" ? 4 : 10) * pairs * headDim }),
+  }
+}
+
+/** A row of each of `batch` sequences, far beyond its window: the rings are nearly all of the bytes. */
+function decodeCase(dtype: Precision, batch: number, sizes: Heads): GpuCase {
+  const { heads, kvHeads, headDim, window } = sizes
+  const ring: Given = { dtype, shape: [batch + 1, kvHeads, ringCapacity(window, 1), headDim] }
+  const lines = Array.from({ length: batch }, (_, s) => [s, s + 1, 9000 + 17 * s, 0, 0])
+  return {
+    op: slidingAttention,
+    title: `decoding ${batch}, ${headWords(sizes)}`,
+    pass: "forward",
+    dtype,
+    inputs: {
+      qkv: { dtype, shape: [batch, (heads + 2 * kvHeads) * headDim] },
+      segments: { dtype: "i32", shape: [batch, 5], data: Int32Array.from(lines.flat()) },
+      rings: { dtype: "i32", shape: [batch], data: Int32Array.from({ length: batch }, (_, s) => s + 1) },
+      keys: ring,
+      values: ring,
+    },
+    attrs: { ...sizes, precision: dtype },
+    exponentials: batch * heads * window,
   }
 }
 
@@ -166,6 +220,9 @@ function tinyCases(): GpuCase[] {
     normCase("forward", dtype, 64, 8),
     normCase("backward", dtype, 64, 8),
     linearCase(dtype, 16, 32, 32),
+    attentionCase("forward", dtype, 40, { heads: 4, kvHeads: 2, headDim: 16, window: 20 }),
+    attentionCase("backward", dtype, 40, { heads: 4, kvHeads: 2, headDim: 16, window: 20 }),
+    decodeCase(dtype, 2, { heads: 4, kvHeads: 2, headDim: 16, window: 20 }),
     headCase("forward", dtype, 8, 32, 64),
     headCase("backward", dtype, 8, 32, 64),
     ...(dtype === "f32" ? [tableCase("forward", 8, 16, 32), tableCase("backward", 8, 16, 32), adamCase(256)] : []),
@@ -183,6 +240,8 @@ export function gpuCases(size: "tiny" | "quick" | "full"): GpuCase[] {
   if (size === "quick")
     return [...targets, scanCase("forward", "bf16", 5120, 65536), convCase("forward", "bf16", 5120, 8192)]
   const lengths = [1024, 4096, 16384, 65536]
+  const grouped = { heads: 12, kvHeads: 4, headDim: 128, window: 2048 }
+  const narrow = { heads: 16, kvHeads: 16, headDim: 64, window: 2048 }
   return [
     ...targets,
     ...(["forward", "backward"] as const).flatMap((pass) => [
@@ -191,7 +250,13 @@ export function gpuCases(size: "tiny" | "quick" | "full"): GpuCase[] {
       normCase(pass, "bf16", 2560, 8192),
       headCase(pass, "bf16", 4096, 768, 50280),
       tableCase(pass, 8192, 50280, 768),
+      attentionCase(pass, "bf16", 8192, grouped),
+      attentionCase(pass, "bf16", 8192, narrow),
+      attentionCase(pass, "f32", 2048, grouped),
     ]),
+    ...[1, 16, 64].map((batch) => decodeCase("bf16", batch, grouped)),
+    decodeCase("f32", 16, grouped),
+    attentionCase("forward", "bf16", 2048, { heads: 8, kvHeads: 8, headDim: 256, window: 2048 }),
     ...layerCases(),
     ...[1, 2, 4, 8, 16].map((rows) => linearCase("bf16", rows, 2560, 10240)),
     linearCase("bf16", 1, 768, 50280),

@@ -6,8 +6,10 @@
 import { Model } from "../lib/generate/model.ts"
 import { allParameters } from "../lib/layers/layer.ts"
 import { Random } from "../lib/layers/random.ts"
+import { modelConfig } from "../lib/models/config.ts"
 import { initialWeights } from "../lib/models/language-model.ts"
-import { MambaModel, type MambaPreset, mambaConfig, mambaPreset } from "../lib/models/mamba.ts"
+import { PatternModel } from "../lib/models/pattern-model.ts"
+import { modelPreset, type Preset } from "../lib/models/presets.ts"
 import { activationsOn, type Device, Store } from "../lib/native.ts"
 import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
 import type { GpuMeasurement } from "./gpu.ts"
@@ -16,9 +18,9 @@ import { type Ceilings, uploadTiled, withSpread } from "./gpu-device.ts"
 type Precision = "f32" | "bf16"
 
 /** Small parameters as training would begin with them; of matrices a tiled block, since nothing hangs on their values. */
-async function freshModel(device: Device, preset: MambaPreset | "tiny", dtype: Precision): Promise<Model> {
-  const tiny = mambaConfig({ dim: 16, layers: 1, vocab: 256 })
-  const network = new MambaModel(preset === "tiny" ? tiny : mambaPreset(preset))
+async function freshModel(device: Device, preset: Preset | "tiny", dtype: Precision): Promise<Model> {
+  const tiny = modelConfig({ dim: 16, layers: 1, vocab: 256 })
+  const network = new PatternModel(preset === "tiny" ? tiny : modelPreset(preset))
   const model = new Model(network, dtype, { sessions: 1, device })
   for (const [name, { shape, matrix, init }] of allParameters(network)) {
     if (matrix) await uploadTiled(model.store, "weight", { name, dtype, shape }, "small")
@@ -39,7 +41,7 @@ const idsOf = (count: number, vocab: number) => Array.from({ length: count }, (_
 /** Milliseconds of a prompt, and of each token that follows. */
 export async function generation(
   device: Device,
-  preset: MambaPreset | "tiny",
+  preset: Preset | "tiny",
   ceilings: Ceilings,
   { prompt = 512, tokens = 200, dtype = "bf16" as Precision } = {},
 ): Promise<GpuMeasurement[]> {
@@ -100,7 +102,7 @@ interface TrainingSize {
 export const demoTraining: TrainingSize = { dim: 256, layers: 6, batch: 8, length: 512 }
 
 function trainingProgram(device: string, { dim, layers, batch, length }: TrainingSize, precision: Precision) {
-  const model = new MambaModel(mambaConfig({ dim, layers, vocab: 256 }))
+  const model = new PatternModel(modelConfig({ dim, layers, vocab: 256 }))
   const numerics = { precision, activations: activationsOn(device, precision) }
   const shape = { batch, length, streams: batch, recompute: false, ...numerics }
   return { model, program: batchProgram(model, shape, "update", optimizerDefaults) }

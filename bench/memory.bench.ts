@@ -2,7 +2,8 @@
  * The arena of a training batch: what is in memory beside weights, gradient accumulators and the optimizer. Nothing is run
  * or timed; the planner says how much it needs.
  */
-import { MambaModel, mambaConfig } from "../lib/models/mamba.ts"
+import { modelConfig } from "../lib/models/config.ts"
+import { PatternModel } from "../lib/models/pattern-model.ts"
 import { Store } from "../lib/native.ts"
 import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
 import type { Measurement, Outcome } from "./measure.ts"
@@ -17,7 +18,7 @@ export const materialisedBytes = (state: number) => shape.batch * shape.length *
 
 /** Peak of the arena for 16 layers of width 512 over bytes, batch 4 × 512, f32. */
 export async function arenaBytes({ state, recompute }: { state: number; recompute: boolean }): Promise<number> {
-  const model = new MambaModel(mambaConfig({ dim, layers, vocab: 256, state }))
+  const model = new PatternModel(modelConfig({ dim, layers, vocab: 256, state }))
   const program = batchProgram(model, { ...shape, recompute, precision: "f32" }, "accumulate", optimizerDefaults)
   await using store = new Store("cpu")
   return (await store.compile(program)).peakBytes

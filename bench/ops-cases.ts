@@ -8,7 +8,7 @@ import { causalConv } from "../lib/ops/causal-conv.ts"
 import { embedding } from "../lib/ops/embedding.ts"
 import { linear } from "../lib/ops/linear.ts"
 import { linearCrossEntropy } from "../lib/ops/linear-cross-entropy.ts"
-import { rmsNorm } from "../lib/ops/rms-norm.ts"
+import { rmsNorm } from "../lib/ops/norm.ts"
 import { sample } from "../lib/ops/sample.ts"
 import { selectiveScan } from "../lib/ops/selective-scan.ts"
 import { bf16, ints, normal, type OpCase, type OpSpec, segmentsOf, uniform, values } from "../test/ops/spec.ts"
@@ -17,11 +17,11 @@ export type Subject = Pick<OpSpec, "op" | "differentiable"> & Pick<OpCase, "titl
 
 async function marked(): Promise<Subject[]> {
   const folder = new URL("../test/ops/", import.meta.url)
-  const files = readdirSync(folder).filter((file) => /^[\w-]+\.ts$/.test(file) && file !== "spec.ts")
+  const files = readdirSync(folder).filter((file) => /^[\w-]+\.ts$/.test(file))
   const modules = await Promise.all(
-    files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>),
+    files.map((file) => import(new URL(file, folder).href) as Promise<{ specs?: readonly OpSpec[] }>),
   )
-  return modules.flatMap(({ specs }) =>
+  return modules.flatMap(({ specs = [] }) =>
     specs.flatMap(({ op, differentiable, cases }) =>
       cases.filter((one) => one.bench).map((one) => ({ op, differentiable, ...one })),
     ),

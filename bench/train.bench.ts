@@ -2,8 +2,9 @@
  * A training step of MambaByte, 256 wide with 6 layers, on 16 × 512 bytes: f32 and bf16 in turns, and where the time goes.
  */
 import { allParameters } from "../lib/layers/layer.ts"
+import { modelConfig } from "../lib/models/config.ts"
 import { initialWeights } from "../lib/models/language-model.ts"
-import { MambaModel, mambaConfig } from "../lib/models/mamba.ts"
+import { PatternModel } from "../lib/models/pattern-model.ts"
 import { type Executable, Store } from "../lib/native.ts"
 import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
 import { type Measurement, type Outcome, statistics } from "./measure.ts"
@@ -23,7 +24,7 @@ interface Trained {
 }
 
 async function prepare(precision: "f32" | "bf16"): Promise<Trained> {
-  const model = new MambaModel(mambaConfig({ dim: 256, layers: 6, vocab: 256 }))
+  const model = new PatternModel(modelConfig({ dim: 256, layers: 6, vocab: 256 }))
   const shape = { batch, length, streams: batch, recompute: false, precision }
   const store = new Store("cpu")
   const executable = await store.compile(batchProgram(model, shape, "update", optimizerDefaults))

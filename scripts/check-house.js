@@ -23,32 +23,30 @@ const heights = {
   cli: 9,
   "index.ts": 10,
 }
-/** A model may name the type of its configuration, which the checkpoint's reader defines. */
-const allowedTypes = ["models -> checkpoint/config.ts"]
 
 /** Lines per room. Raise one in the commit that needs it, and say there why. */
 const budgets = {
   "lib/graph": 1200,
-  "lib/ops": 1200,
-  "lib/layers": 700,
-  "lib/models": 500,
-  "lib/checkpoint": 1700,
-  "lib/generate": 1100,
+  "lib/ops": 1700,
+  "lib/layers": 1200,
+  "lib/models": 1200,
+  "lib/checkpoint": 2900,
+  "lib/generate": 1400,
   "lib/train": 1100,
   "lib/cli": 700,
   lib: 800,
   "native/core": 1700,
-  "native/cpu": 5000,
-  "native/ops": 600,
-  "native/cuda": 5500,
+  "native/cpu": 6600,
+  "native/ops": 900,
+  "native/cuda": 9200,
   "native/emulated": 2400,
   native: 1200,
-  test: 12000,
+  test: 16800,
   scripts: 2000,
-  bench: 2400,
+  bench: 2800,
 }
 // import x from "./y", export * from "./y", import "./y", import("./y")
-const importPattern = /(?:^(?:import|export) (type )?(?:[^"';]*? from )?|\bimport\()["'](\.[^"']+)["']/gm
+const importPattern = /(?:^(?:import|export) (?:type )?(?:[^"';]*? from )?|\bimport\()["'](\.[^"']+)["']/gm
 const linesMax = (file) => (file.endsWith(".cu") ? 500 : 400)
 
 const problems = []
@@ -74,12 +72,10 @@ for (const file of sources) {
 function checkImports(file, text) {
   const room = file.split("/")[1]
   if (heights[room] === undefined) problems.push(`${file}: its room ${room} has no height in scripts/check-house.js`)
-  for (const [statement, isType, path] of text.matchAll(importPattern)) {
+  for (const [, path] of text.matchAll(importPattern)) {
     const target = join(dirname(file), path).replaceAll("\\", "/")
     const [, other, ...rest] = target.split("/")
     if (other === room && rest.length > 0) continue
-    const edge = `${room} -> ${[other, ...rest].join("/")}`
-    if ((isType || /import\("[^"]+"\)\./.test(statement)) && allowedTypes.includes(edge)) continue
     if (!(heights[room] > heights[other]))
       problems.push(`${file}: imports ${target}, but ${room} does not stand above ${other}`)
   }

@@ -10,8 +10,9 @@ import { sampling, samplingInputs } from "../lib/generate/sampling.ts"
 import { type Program, trace } from "../lib/graph/program.ts"
 import { type ReplayStored, replayFile } from "../lib/graph/replay.ts"
 import { allParameters } from "../lib/layers/layer.ts"
+import { modelConfig } from "../lib/models/config.ts"
 import { initialWeights } from "../lib/models/language-model.ts"
-import { MambaModel, mambaConfig } from "../lib/models/mamba.ts"
+import { PatternModel } from "../lib/models/pattern-model.ts"
 import { type HostArray, Store, type StoredKind } from "../lib/native.ts"
 import { add, exp, multiply, scale, silu } from "../lib/ops/elementwise.ts"
 import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
@@ -55,12 +56,12 @@ function elementwise(): Case {
   }
 }
 
-function weightsOf(model: MambaModel): ReplayStored[] {
+function weightsOf(model: PatternModel): ReplayStored[] {
   const weights = initialWeights(model, 1)
   return [...weights].map(([name, bytes]) => ({ kind: "weight", name, bytes }))
 }
 
-function trainStep(model: MambaModel, batch: number, length: number): Case {
+function trainStep(model: PatternModel, batch: number, length: number): Case {
   const shape = { batch, length, streams: batch, recompute: true, precision: "f32" } as const
   const text = letters(batch * length + 1, 0)
   const segments = Array.from({ length: batch }, (_, s) => [s * length, (s + 1) * length, 0, 0, 1 + 2 * s]).flat()
@@ -79,7 +80,7 @@ function trainStep(model: MambaModel, batch: number, length: number): Case {
   }
 }
 
-function promptStep(model: MambaModel): Case {
+function promptStep(model: PatternModel): Case {
   const rows = 16
   return {
     name: "prompt",
@@ -144,7 +145,7 @@ async function main(): Promise<void> {
     number,
     number,
   ]
-  const model = new MambaModel(mambaConfig({ dim, layers, vocab: 256 }))
+  const model = new PatternModel(modelConfig({ dim, layers, vocab: 256 }))
   mkdirSync(values.out, { recursive: true })
   for (const one of [elementwise(), trainStep(model, batch, length), promptStep(model)]) {
     const path = join(values.out, `${one.name}.ssr`)

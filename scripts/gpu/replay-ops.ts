@@ -38,7 +38,7 @@ async function specs(): Promise<OpSpec[]> {
 
 const elementsOf = ({ inputs }: OpCase) =>
   Object.values(inputs).reduce((total, tensor) => total + (tensor?.data.length ?? 0), 0)
-const workOf = (spec: OpSpec, one: OpCase) => Math.max(elementsOf(one), spec.work?.(one.inputs) ?? 0)
+const workOf = (spec: OpSpec, one: OpCase) => Math.max(elementsOf(one), spec.work?.(one.inputs, one.attrs) ?? 0)
 
 /** The first cases that are small, those with an optional input that no earlier one has, the largest allowed, and the named. */
 function chosen(spec: OpSpec): OpCase[] {
