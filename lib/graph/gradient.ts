@@ -111,6 +111,13 @@ class Walk {
     if (Object.values(grads).every((grad) => grad === undefined)) return
     const where = `${node.path === "" ? "" : `${node.path}: `}${op.name}`
     expect(op.grad !== null, "NO_GRADIENT", () => `${where}: is not differentiable, but a gradient flows through it`)
+    const auxiliary = ((op.auxiliary ?? []) as string[]).find((key) => grads[key] !== undefined)
+    expect(
+      auxiliary === undefined,
+      "NO_GRADIENT",
+      () => `${where}: gradients flow through its other outputs, got one for ${auxiliary}; build the loss from those`,
+      { op: op.name, key: auxiliary },
+    )
     const results = this.#trace.at(node.path, () => op.grad!(inputs, outputs, attrs, grads))
     for (const [key, value] of Object.entries(inputs)) {
       if (!this.#active.has(value) || results[key] === null) continue

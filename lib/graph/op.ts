@@ -45,6 +45,8 @@ export interface Definition<I extends Signature, O extends Signature, A extends 
   readonly dims?: (dims: Dims, attrs: Widened<A>) => Dims
   /** Inputs written in place: states, and weights in the optimizer. Such a node is never dropped. */
   readonly updates?: readonly string[]
+  /** Outputs that are there for the gradient of the others and have none of their own: one that flows into them is an error. */
+  readonly auxiliary?: readonly (keyof O & string)[]
   /**
    * Gradients of the inputs given those of the outputs. `null` says not differentiable; a missing entry for an input that
    * needs a gradient is an error at trace time, `null` for an entry says that this input has none (ids, segments).

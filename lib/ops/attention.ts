@@ -95,6 +95,7 @@ export const slidingAttention = op({
   outputs: { y: "float rows width", lse: "rows heads" },
   attrs: { heads: 1, kvHeads: 1, headDim: 64, window: 0, precision: "f32" },
   updates: ["keys", "values"],
+  auxiliary: ["lse"],
   dims: (dims, attrs) => ({ width: checkHeads("slidingAttention", dims, attrs), heads: attrs.heads }),
   grad: ({ qkv, segments, rings, keys, values }, { y, lse }, attrs, { y: dy }) =>
     dy

@@ -39,6 +39,7 @@ export const causalConv = op({
   outputs: { y: "float rows inner", final: "segments inner tail", start: "segments inner tail" },
   attrs: { silu: true },
   updates: ["carried"],
+  auxiliary: ["start"],
   dims: tailOf,
   grad: ({ x, weight, bias, segments }, { start }, attrs, { y: dy, final: dfinal }) => {
     const { dx, dweight, dbias, dinitial } = causalConvGrad({ dy, dfinal, x, weight, bias, segments, start }, attrs)

@@ -29,6 +29,7 @@ export const gatedHeadNorm = op({
   outputs: { y: "float rows inner", rstd: "rows heads" },
   attrs: { eps: 1e-5 },
   dims: (dims) => ({ heads: headsOf("gatedHeadNorm", dims) }),
+  auxiliary: ["rstd"],
   grad: ({ x, gate, weight }, { rstd }, _attrs, { y: dy }) => {
     if (dy === undefined) return {}
     const { dx, dgate, dweight } = gatedHeadNormGrad({ dy, x, gate, weight, rstd })

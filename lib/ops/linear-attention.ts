@@ -105,6 +105,7 @@ export const linearAttention = op({
   outputs: { y: "float rows values", final: "segments heads key value", saved: "saves heads key value" },
   attrs: { heads: 1, scale: 1, retention: false },
   updates: ["carried", "tail"],
+  auxiliary: ["saved"],
   dims: (dims, attrs) => {
     const head = headSizes("linearAttention", dims, attrs)
     checkTail(dims)

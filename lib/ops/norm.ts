@@ -19,6 +19,7 @@ export const rmsNorm = op({
   inputs: { x: "float rows dim", weight: "dim", "bias?": "dim", "residual?": "rows dim" },
   outputs: { y: "float rows dim", sum: "rows dim", rstd: "rows" },
   attrs: { eps: 1e-5, dtype: "same" },
+  auxiliary: ["rstd"],
   grad: ({ x, weight, bias, residual }, { sum, rstd }, _attrs, { y: dy, sum: dsum }) => {
     if (dy === undefined && dsum === undefined) return {}
     const { dx, dweight, dbias } = rmsNormGrad({ dy, dsum, x: residual ? sum : x, weight, rstd })
@@ -55,6 +56,7 @@ export const layerNorm = op({
   inputs: { x: "float rows dim", weight: "dim", "bias?": "dim", "residual?": "rows dim" },
   outputs: { y: "float rows dim", sum: "rows dim", mean: "rows", rstd: "rows" },
   attrs: { eps: 1e-5, dtype: "same" },
+  auxiliary: ["mean", "rstd"],
   grad: ({ x, weight, bias, residual }, { sum, mean, rstd }, _attrs, { y: dy, sum: dsum }) => {
     if (dy === undefined && dsum === undefined) return {}
     const { dx, dweight, dbias } = layerNormGrad({ dy, dsum, x: residual ? sum : x, weight, mean, rstd })

@@ -52,6 +52,7 @@ export const selectiveScan = op({
   outputs: { y: "float rows inner", final: "segments inner state", saved: "chunks inner state" },
   attrs: { softplus: true },
   updates: ["carried"],
+  auxiliary: ["saved"],
   dims: (dims) => {
     checkGroups(dims)
     return { chunks: Math.ceil(dims.rows! / chunk) + dims.segments! }

@@ -13,6 +13,7 @@ import { type HostArray, Store } from "../../lib/native.ts"
 import { arithmetic, cast } from "../../lib/ops/cast.ts"
 import { add, exp, multiply, scale } from "../../lib/ops/elementwise.ts"
 import { linear } from "../../lib/ops/linear.ts"
+import { rmsNorm } from "../../lib/ops/norm.ts"
 import { sum } from "../../lib/ops/reduce.ts"
 
 async function run(program: Program, inputs: Record<string, HostArray>): Promise<Record<string, number[]>> {
@@ -128,6 +129,20 @@ test("an op without a gradient is an error at trace time, with its layer", (t) =
     "NO_GRADIENT",
     "head: testNoGradient: is not differentiable, but a gradient flows through it",
   )
+})
+
+test("a gradient that flows into an output which is there for the gradient alone is an error, not lost", (t) => {
+  record("norm", (tr) => {
+    const x = tr.input("x", "f32", [2, 3])
+    const { y, rstd } = rmsNorm({ x, weight: tr.weight("w", "f32", [3]) })
+    const seeds = [y, rstd].map((value, i) => [value, tr.input(`d${i}`, "f32", value.shape)] as const)
+    const message = "rmsNorm: gradients flow through its other outputs, got one for rstd; build the loss from those"
+    t.like(
+      t.throws(() => gradients(seeds, [x], arithmetic), { message }),
+      { code: "NO_GRADIENT", details: { op: "rmsNorm", key: "rstd" } },
+    )
+    t.notThrows(() => gradients(seeds.slice(0, 1), [x], arithmetic))
+  })
 })
 
 test("a gradient that an op forgot is an error at trace time", (t) => {
