@@ -21,9 +21,11 @@ constexpr unsigned DotThreads = 128;
 constexpr int DotStride = 33;  // of 32 columns in shared memory: neighbouring lanes read lines, and write columns, of other banks
 
 // A lane's D is of one row and head; a warp brings 32 columns of its 32 at a time through shared memory. Columns are summed in rising
-// order as in multiplyRows: where a row sees one key alone, dp − D is zero.
+// order as in multiplyRows: where a row sees one key alone, dp − D is zero in f32. `rounded`: dy in bf16, as dp takes it. The ds of a
+// row add up to zero; with an exact dy here all of them would share the difference, and dq would have it times the mean of the keys.
 // registers: 64
-__global__ __launch_bounds__(DotThreads) void dotRows(const AnyFloat dy, const AnyFloat y, float* D, int64_t pairs, int headDim) {
+__global__ __launch_bounds__(DotThreads) void dotRows(const AnyFloat dy, const AnyFloat y, float* D, int64_t pairs, int headDim,
+                                                      bool rounded) {
   SHARED(float, shared);
   float *const left = shared + warpIndex() * 2 * 32 * DotStride, *const right = left + 32 * DotStride;
   const int64_t first = int64_t{blockIdx.x} * DotThreads + warpIndex() * 32;
@@ -36,6 +38,7 @@ __global__ __launch_bounds__(DotThreads) void dotRows(const AnyFloat dy, const A
       const bool there = first + i < pairs && column + lane < headDim;
       const int64_t at = (first + i) * headDim + column + lane;
       if (there) dy.load<1>(at, both[0]), y.load<1>(at, both[1]);
+      if (rounded) both[0][0] = toFloat(fromFloat<bf16>(both[0][0]));
       left[i * DotStride + lane] = both[0][0], right[i * DotStride + lane] = both[1][0];
     }
     __syncwarp();
@@ -104,7 +107,8 @@ void run(const Call& call) {
   CudaDevice& device = deviceOf(call);
   const int64_t pairs = int64_t{g.rows} * g.heads;
   const Grid dots{static_cast<unsigned>(ceilDiv(pairs, DotThreads)), DotThreads, DotThreads * 2 * DotStride * sizeof(float)};
-  launch(device, dots, dotRows, gradient.dy, AnyFloat(call.inputs[2]), reinterpret_cast<float*>(call.workspace), pairs, g.headDim);
+  launch(device, dots, dotRows, gradient.dy, AnyFloat(call.inputs[2]), reinterpret_cast<float*>(call.workspace), pairs, g.headDim,
+         isHalf(call));
   const auto ofQueries = static_cast<unsigned>(queryBlocks(call)), ofKeys = static_cast<unsigned>(keyBlocks(call));
   withWidth(paddedHead(g.headDim), [&]<int Width>() {
     if (isHalf(call)) {
