@@ -35,6 +35,7 @@ inline float sumOver(int64_t count, Term term) {
 }  // namespace
 
 void gatedHeadNorm(const Call& call) {
+  checkNoScalar(call);
   const auto [x, gate, weight] = call.in<3>();
   const auto [y, rstd] = call.out<2>();
   const int64_t rows = x[0], value = weight[0], heads = x[1] / value, block = std::max<int64_t>(1, TaskElements / x[1]);
@@ -59,6 +60,7 @@ void gatedHeadNorm(const Call& call) {
 }
 
 void gatedHeadNormGrad(const Call& call) {
+  checkNoScalar(call);
   const auto [dy, x, gate, weight, rstd] = call.in<5>();
   const auto [dx, dgate, dweight] = call.out<3>();
   const int64_t rows = x[0], value = weight[0], heads = x[1] / value, blocks = (rows + RowBlock - 1) / RowBlock;

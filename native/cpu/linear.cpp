@@ -77,6 +77,7 @@ void scaleByDerivative(const float* dy, const float* pre, float* dx, int64_t cou
 }  // namespace
 
 void linear(const Call& call) {
+  checkNoScalar(call);
   const auto [x, weight, bias, residual] = call.in<4>();
   const auto [y, pre] = call.out<2>();
   if (!y && !pre) return;
@@ -112,6 +113,7 @@ namespace selscan::cpu {
 namespace {
 
 void linearInputGrad(const Call& call) {
+  checkNoScalar(call);
   const auto [dy, weight] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -121,6 +123,7 @@ void linearInputGrad(const Call& call) {
 }
 
 void linearWeightGrad(const Call& call) {
+  checkNoScalar(call);
   const auto [dy, x] = call.in<2>();
   const auto [dweight] = call.out<1>();
   if (!dweight) return;

@@ -195,6 +195,7 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
 }  // namespace
 
 void linearCrossEntropy(const Call& call) {
+  checkNoScalar(call);
   const auto [x, weight, bias, targets] = call.in<4>();
   const auto [losses, logsumexp] = call.out<2>();
   if (!losses && !logsumexp) return;
@@ -222,6 +223,7 @@ void linearCrossEntropy(const Call& call) {
 }
 
 void linearCrossEntropyGrad(const Call& call) {
+  checkNoScalar(call);
   const auto [dlosses, x, weight, bias, targets, logsumexp] = call.in<6>();
   const auto [dx, dweight, dbias] = call.out<3>();
   if (!dx && !dweight && !dbias) return;
