@@ -7,7 +7,7 @@ import { join } from "node:path"
 import { type ReplayExpected, type ReplayStored, replayFile } from "../../lib/graph/replay.ts"
 import { Executable, type StoredKind } from "../../lib/native.ts"
 
-const kinds = ["weight", "training", "state"] as const satisfies StoredKind[]
+const kinds = ["weight", "training", "state", "ring"] as const satisfies StoredKind[]
 /** A later run of a program differs in its numbers alone. */
 const runsOfEach = 2
 /** Relative to the largest magnitude: another device adds in another order. */
