@@ -22,6 +22,11 @@ export class Residual extends Layer {
   }
 
   override forward(x: Value, rows: Rows): Value {
-    return apply("mixer", this.mixer, apply("norm", this.norm, x, rows), rows, x)
+    return apply("mixer", this.mixer, apply("norm", this.norm, this.input(x, rows), rows), rows, x)
+  }
+
+  /** What the norm is given of the stream. */
+  protected input(x: Value, _rows: Rows): Value {
+    return x
   }
 }
