@@ -177,10 +177,10 @@ Napi::Value download(const Napi::CallbackInfo& info) {
   const auto offset = static_cast<size_t>(number(info, 3, 0, 9e15)), asked = static_cast<size_t>(number(info, 4, 0, 9e15));
   return environment(info).submit(info.Env(), store->device, 0, [store, storage, name = string(info, 2), offset, asked](const auto&) -> Settle {
     const Entry& entry = store->existing(storage, name);
-    const size_t size = entry.buffer.sizeBytes(), length = asked ? asked : size - std::min(size, offset);
+    const size_t size = entry.sizeBytes(), length = asked ? asked : size - std::min(size, offset);
     check(offset <= size && length <= size - offset, "BAD_SHAPE", "download: ", length, " bytes at ", offset, " of ", size, " in ", name);
     auto bytes = std::make_shared<std::vector<std::byte>>(length);
-    store->device.toHost(bytes->data(), entry.buffer.data() + offset, length);
+    store->read(entry, offset, *bytes);
     store->device.synchronize();
     return [bytes](Napi::Env env) { return toBytes(env, *bytes); };
   });

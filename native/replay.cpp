@@ -236,9 +236,9 @@ int replay(const Options& options) {
         same &= compare(expected, results[output++]);
         continue;
       }
-      const Buffer& buffer = store->existing(expected.storage, expected.name).buffer;
-      std::vector<std::byte> updated(buffer.sizeBytes());
-      target.toHost(updated.data(), buffer.data(), updated.size());
+      const Entry& entry = store->existing(expected.storage, expected.name);
+      std::vector<std::byte> updated(entry.sizeBytes());
+      store->read(entry, 0, updated);
       target.synchronize();
       same &= compare(expected, updated);
     }

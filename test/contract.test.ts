@@ -1,7 +1,7 @@
 /**
  * The border is written twice, once in each language, in one line per op: this holds the two against each other.
  */
-import { readdirSync, readFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import test from "ava"
 import { registeredOps } from "../lib/graph/op.ts"
 import { devices, kernels, Store } from "../lib/native.ts"
@@ -9,10 +9,11 @@ import { devices, kernels, Store } from "../lib/native.ts"
 const folder = new URL("../lib/ops/", import.meta.url)
 for (const file of readdirSync(folder)) if (file.endsWith(".ts")) await import(new URL(file, folder).href)
 
-/** `x weight residual? -> y sum rstd; eps`, as the op says it: a kernel's line must be this text. */
+/** `x weight residual? carried?* -> y sum rstd; eps`, as the op says it, what it writes in place with a `*`: a kernel's line must be this text. */
 function signatureOf(name: string): string {
-  const { inputs, outputs, attrs = {} } = registeredOps().get(name)!
-  const sides = `${Object.keys(inputs).join(" ")} -> ${Object.keys(outputs).join(" ")}`.trimEnd()
+  const { inputs, outputs, attrs = {}, updates = [] } = registeredOps().get(name)!
+  const marked = Object.keys(inputs).map((key) => (updates.includes(key.replace("?", "")) ? `${key}*` : key))
+  const sides = `${marked.join(" ")} -> ${Object.keys(outputs).join(" ")}`.trimEnd()
   return Object.keys(attrs).length === 0 ? sides : `${sides}; ${Object.keys(attrs).join(" ")}`
 }
 
@@ -38,6 +39,7 @@ test("every op has a cpu kernel", (t) => {
  */
 function cudaKernels(): Map<string, string[]> {
   const sources = new URL("../native/cuda/", import.meta.url)
+  if (!existsSync(sources)) return new Map() // a GPU bundle has the kernels, not their sources
   const found = new Map<string, string[]>()
   for (const file of readdirSync(sources).filter((name) => name.endsWith(".cu"))) {
     const text = readFileSync(new URL(file, sources), "utf8").replaceAll(/^\s*\/\/.*$/gm, "")
@@ -51,6 +53,7 @@ function cudaKernels(): Map<string, string[]> {
 
 test("every op has a cuda kernel, of its signature", (t) => {
   const found = cudaKernels()
+  if (found.size === 0) return t.pass("no sources here")
   t.deepEqual(
     [...registeredOps().keys()].filter((name) => !found.has(name)),
     [],

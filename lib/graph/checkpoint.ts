@@ -11,8 +11,12 @@ import type { CheckpointSegment, Value } from "./value.ts"
  * writes must come from different slots (from ≠ to), since fn runs twice.
  *
  * @example
- * const block = checkpoint((x) => apply(layer, "layers.0", x, rows))
- * const y = block(x)
+ * const layer = new SwiGLU({ dim: 64, inner: 256 })
+ * trace("block", (t) => {
+ *   const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype: "f32" } as const
+ *   const block = checkpoint((x: Value) => apply("layers.0", layer, x, rows))
+ *   return { y: block(t.input("x", "f32", [128, 64])) }
+ * })
  * @see Chen et al. 2016, arXiv:1604.06174
  */
 export function checkpoint<Inputs extends readonly Value[]>(

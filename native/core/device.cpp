@@ -38,7 +38,10 @@ const std::vector<DeviceKind>& deviceKinds() { return registry(); }
 std::string missingDevice(const std::string& name) {
   const DeviceKind* kind = findKind(name);
   if (kind) return kind->count() > 0 ? "" : kind->missing();
-  if (name == "cuda") return "this build has no CUDA kernels; build it with SELSCAN_CUDA=1 npm run build where nvcc is installed";
+  if (name == "cuda") {
+    return "this addon has no CUDA kernels; that of the npm package @selscan/linux-x64-cuda is taken where an NVIDIA driver is found, and "
+           "selscan build --device cuda makes one where nvcc is";
+  }
   return "there is no such device; choose cpu or cuda";
 }
 

@@ -70,7 +70,7 @@ std::string dimsMismatch(const Call& call, std::initializer_list<const char*> in
     for (size_t i = 0; i < tensors.size(); i++) {
       std::string pattern = patterns.begin()[i];
       const bool marked = pattern.starts_with("? ");
-      if ((marked || optional) && tensors[i].shape.rank == 0) continue;
+      if ((marked || optional) && !tensors[i].given) continue;
       if (marked) pattern.erase(0, 2);
       const std::string wrong = mismatch(tensors[i], pattern, bound);
       if (!wrong.empty()) return std::string(side) + " " + std::to_string(i) + " is " + wrong;
@@ -82,12 +82,6 @@ std::string dimsMismatch(const Call& call, std::initializer_list<const char*> in
   if (wrong.empty() && attribute && first.rank > 0 && static_cast<double>(first[0]) != call.attributes.number(attribute))
     wrong = std::string(attribute) + " is " + std::to_string(first[0]) + " in the output, got another in the attribute";
   return wrong.empty() ? compare(call.outputs, outputs, "output", true) : wrong;
-}
-
-void checkNoScalar(const Call& call) {
-  for (const auto tensors : {call.inputs, call.outputs})
-    for (const Tensor& tensor : tensors)
-      check(tensor.data == nullptr || tensor.shape.rank > 0, "BAD_SHAPE", "kernel: takes no scalars, got one");
 }
 
 }  // namespace selscan

@@ -16,7 +16,4 @@ namespace selscan {
 std::string dimsMismatch(const Call&, std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs,
                          const char* attribute = nullptr);
 
-// For .run of ops that take no scalars: throws BAD_SHAPE for one, which .limit cannot tell from an absent tensor.
-void checkNoScalar(const Call&);
-
 }  // namespace selscan

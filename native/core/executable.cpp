@@ -31,6 +31,30 @@ Executable::Executable(std::shared_ptr<Store> store, Program program, bool profi
   groupSteps();
   findLifetimes();
   plan_ = planArena(lifetimes_);
+  pin();
+}
+
+Executable::~Executable() {
+  for (Entry* entry : pinned_) entry->readers--;
+}
+
+// Weights that some node reads as they lie must lie there: those that all nodes read prepared may be kept in that form alone.
+void Executable::pin() {
+  std::set<Entry*> read;
+  for (size_t index = 0; index < steps_.size(); index++) {
+    const ProgramNode& node = program_.nodes[index];
+    const Step& step = steps_[index];
+    const auto updated = [&](size_t i) { return std::count(node.updates.begin(), node.updates.end(), static_cast<int>(i)) > 0; };
+    for (size_t i = 0; i < node.inputs.size(); i++) {
+      const bool prepared = step.preparedForms[i] && !step.preparedLate[i] && !step.kernel->info.readsPlain;
+      if (node.inputs[i] != Absent && entries_[node.inputs[i]] && (!prepared || updated(i))) read.insert(entries_[node.inputs[i]]);
+    }
+  }
+  for (const int id : program_.outputs)
+    if (entries_[id]) read.insert(entries_[id]);
+  for (Entry* entry : read) store_->plain(*entry);  // may throw; what follows may not
+  pinned_.assign(read.begin(), read.end());
+  for (Entry* entry : pinned_) entry->readers++;
 }
 
 // Finds a kernel for every node and asks it whether it can do these shapes.
@@ -44,13 +68,16 @@ void Executable::match() {
           ": kernel has the signature ", kernel.signature, ", got ", node.inputs.size(), " inputs and ", node.outputs.size(), " outputs");
     for (size_t i = 0; i < kernel.inputs.size(); i++)
       check(node.inputs[i] != Absent || kernel.inputs[i].ends_with('?'), "BAD_FILE", node.where(), ": input ", kernel.inputs[i], " is missing");
+    // What is written must be known: inputs are judged once before a run, weights are taken for constants.
+    check(std::set(node.updates.begin(), node.updates.end()) == std::set(kernel.updates.begin(), kernel.updates.end()), "BAD_FILE",
+          node.where(), ": kernel has the signature ", kernel.signature, " and writes the inputs marked *, the node names others");
     for (const auto& name : kernel.attributes)
       check(std::any_of(node.attributes.entries.begin(), node.attributes.entries.end(), [&](const auto& entry) { return entry.first == name; }),
             "BAD_FILE", node.where(), ": attribute ", name, " is missing");
     const auto tensor = [&](int id) {
       if (id == Absent) return Tensor{};
       const ProgramValue& value = program_.values[id];
-      return Tensor{nullptr, value.dtype, value.storage, value.shape};
+      return Tensor{nullptr, value.dtype, value.storage, value.shape, true};
     };
     for (const int id : node.inputs) step.inputs.push_back(tensor(id));
     for (const int id : node.outputs) step.outputs.push_back(tensor(id));
@@ -114,13 +141,17 @@ void Executable::placeConstants() {
         if (id == Absent) continue;
         expressions_[id] = expression + ")." + step.kernel->outputs[i];
         step.kept[i] = constants_[id] = &store_->derived(expressions_[id], program_.values[id].sizeBytes());
+        store_->reserve(*step.kept[i]);
       }
     }
     for (size_t i = 0; i < node.inputs.size(); i++) {
+      const bool changes = step.preparations[i] && (expressions_[node.inputs[i]].empty() || updated.contains(entries_[node.inputs[i]]));
+      if (changes && step.kernel->info.readsEither) step.preparations[i] = nullptr;
       if (!step.preparations[i] || expressions_[node.inputs[i]].empty()) continue;
       Tensor shape = step.inputs[i];
       step.preparedForms[i] = &store_->derived(expressions_[node.inputs[i]] + "|" + step.preparations[i]->name, step.preparations[i]->bytes(shape));
       step.preparedLate[i] = updatedBefore.contains(entries_[node.inputs[i]]);
+      if (step.preparedLate[i]) store_->reserve(*step.preparedForms[i]);
     }
     for (const int update : node.updates)
       if (node.inputs[update] != Absent) updatedBefore.insert(entries_[node.inputs[update]]);

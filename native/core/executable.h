@@ -13,6 +13,7 @@ class Executable {
  public:
   // profiled: every node is timed, at the cost of a device's recording (a captured graph has no nodes to time).
   Executable(std::shared_ptr<Store> store, Program program, bool profiled = false);
+  ~Executable();
 
   // inputs: host bytes of every input value, in rising id; results: host bytes of every output. The abort flag is looked at
   // between nodes (ABORTED). Throws before anything is computed when an input is of the wrong size or holds bad indices.
@@ -50,6 +51,7 @@ class Executable {
   };
 
   void match();
+  void pin();
   void placeConstants();
   void findLifetimes();
   void bind();
@@ -61,6 +63,7 @@ class Executable {
   template <class Work>
   void named(size_t index, Work&& work) const;
   void prepare(size_t index, size_t input);
+  void prepareKept(size_t index, size_t input);
   void enter(size_t index);
   void adoptUpdates(size_t index);
   void execute(const std::atomic<bool>& abort);
@@ -86,6 +89,8 @@ class Executable {
   std::vector<std::byte> staged_;      // all inputs, as they lie in their one block of the arena
   int inputBlock_ = Absent;
   std::byte* bound_ = nullptr;  // the arena that the tensors point into
+  uint64_t boundMoves_ = 0;     // the store's when they were bound
+  std::vector<Entry*> pinned_;  // weights that are read as they lie
   std::unique_ptr<Recording> recording_;
   std::unique_ptr<Stopwatch> stopwatch_;  // of the run under way
   bool warm_ = false, profiled_;

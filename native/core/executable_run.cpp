@@ -12,22 +12,28 @@ std::byte* Executable::address(int id) const {
   return bound_ + plan_.offsets[blocks_[id]] + offsets_[id];
 }
 
-// Points every tensor into the arena, which may have moved since the last run.
+// Points every tensor to where it lies: the arena may have moved since the last run, and what is kept of weights.
 void Executable::bind() {
   std::byte* arena = store_->arena(std::max<size_t>(plan_.peakBytes, 64));
-  if (arena == bound_) return;
+  if (arena == bound_ && store_->moves() == boundMoves_) return;
+  bool moved = arena != bound_;
+  const auto point = [&](std::byte*& at, std::byte* to) {
+    moved |= at != to;
+    at = to;
+  };
   bound_ = arena;
-  recording_.reset();
+  boundMoves_ = store_->moves();
   for (size_t index = 0; index < steps_.size(); index++) {
     const ProgramNode& node = program_.nodes[index];
     Step& step = steps_[index];
     for (size_t i = 0; i < node.inputs.size(); i++) {
-      step.inputs[i].data = address(node.inputs[i]);
-      if (step.preparedForms[i]) step.prepared[i] = step.preparedForms[i]->buffer.data();
-      if (step.preparedBlocks[i] != Absent) step.prepared[i] = arena + plan_.offsets[step.preparedBlocks[i]];
+      point(step.inputs[i].data, address(node.inputs[i]));
+      if (step.preparedForms[i]) point(step.prepared[i], step.preparedForms[i]->buffer.data());
+      if (step.preparedBlocks[i] != Absent) point(step.prepared[i], arena + plan_.offsets[step.preparedBlocks[i]]);
     }
-    for (size_t o = 0; o < node.outputs.size(); o++) step.outputs[o].data = address(node.outputs[o]);
+    for (size_t o = 0; o < node.outputs.size(); o++) point(step.outputs[o].data, address(node.outputs[o]));
   }
+  if (moved) recording_.reset();
 }
 
 uint64_t Executable::version(int value) const {
@@ -76,6 +82,16 @@ void Executable::prepare(size_t index, size_t input) {
   preparation.run(from, step.prepared[input], store_->device);
 }
 
+void Executable::prepareKept(size_t index, size_t input) {
+  Step& step = steps_[index];
+  const int id = program_.nodes[index].inputs[input];
+  Derived& form = *step.preparedForms[input];
+  if (entries_[id]) return store_->prepare(*entries_[id], form, *step.preparations[input]);
+  step.prepared[input] = store_->reserve(form);
+  prepare(index, input);
+  form.version = version(id);
+}
+
 // Makes anew what is kept and stale: constants, and prepared forms of weights that the program does not change before their use.
 void Executable::refresh(const std::atomic<bool>& abort) {
   for (size_t index = 0; index < steps_.size(); index++) {
@@ -86,13 +102,14 @@ void Executable::refresh(const std::atomic<bool>& abort) {
     for (size_t i = 0; i < node.inputs.size(); i++) {
       const Derived* form = step.preparedForms[i];
       const bool stale = form && !step.preparedLate[i] && form->version != version(node.inputs[i]);
+      if (form && !stale && entries_[node.inputs[i]]) store_->settle(*entries_[node.inputs[i]]);
       if (!stale && !(step.constant && step.preparations[i] && !form)) continue;
       check(!abort, "ABORTED", program_.name, ": aborted while its weights were prepared");
-      named(index, [&] { prepare(index, i); });
-      if (form) step.preparedForms[i]->version = version(node.inputs[i]);
+      named(index, [&] { form ? prepareKept(index, i) : prepare(index, i); });
     }
     if (!step.constant) continue;
     check(!abort, "ABORTED", program_.name, ": aborted while its weights were prepared");
+    bind();
     named(index, [&] {
       enter(index);
       step.kernel->info.run(ready(index));
@@ -174,6 +191,7 @@ std::vector<std::vector<std::byte>> Executable::run(const std::vector<std::vecto
   Device& device = store_->device;
   bind();
   refresh(abort);
+  bind();
   for (size_t i = 0; i < inputs.size(); i++) std::memcpy(staged_.data() + offsets_[inputIds_[i]], inputs[i].data(), inputs[i].size());
   if (inputBlock_ != Absent) device.toDevice(bound_ + plan_.offsets[inputBlock_], staged_.data(), staged_.size());
   execute(abort);

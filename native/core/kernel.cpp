@@ -40,8 +40,15 @@ static std::vector<std::string> words(std::string_view text) {
 Register::Register(const char* name, const char* device, const char* signature, KernelInfo info) {
   const std::string_view text = signature;
   const size_t arrow = text.find("->"), semicolon = std::min(text.find(';'), text.size());
-  Kernel kernel{name, device, signature, words(text.substr(0, arrow)), words(text.substr(arrow + 2, semicolon - arrow - 2)),
-                semicolon < text.size() ? words(text.substr(semicolon + 1)) : std::vector<std::string>{}, std::move(info)};
+  Kernel kernel{.name = name, .device = device, .signature = signature, .inputs = words(text.substr(0, arrow)),
+                .outputs = words(text.substr(arrow + 2, semicolon - arrow - 2)),
+                .attributes = semicolon < text.size() ? words(text.substr(semicolon + 1)) : std::vector<std::string>{},
+                .updates = {}, .info = std::move(info)};
+  for (size_t i = 0; i < kernel.inputs.size(); i++) {
+    if (!kernel.inputs[i].ends_with('*')) continue;
+    kernel.inputs[i].pop_back();
+    kernel.updates.push_back(static_cast<int>(i));
+  }
   registry().push_back(std::move(kernel));
 }
 

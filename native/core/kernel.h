@@ -5,7 +5,7 @@
 //   KERNEL(rmsNorm, cpu, "x weight residual? -> y sum rstd; eps", .run = forward)
 //
 // name and signature repeat the op of lib/ops (a contract test compares them); order is the order of call.in<N>() and
-// call.out<N>(). A static registrar keeps the line: objects must be linked directly, never through a static library.
+// call.out<N>(). An input that ends in '*' is written in place. A static registrar keeps the line: objects must be linked directly, never through a static library.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -45,6 +45,7 @@ struct Tensor {
   Dtype dtype = Dtype::f32;
   Storage storage = Storage::temporary;
   Shape shape;
+  bool given = false;  // set before there is memory: a scalar and an absent tensor have the same shape
 
   explicit operator bool() const { return data != nullptr; }
   int64_t operator[](int dim) const { return shape[dim]; }
@@ -96,6 +97,11 @@ struct Preparation {
   const char* name;
   size_t (*bytes)(const Tensor&);
   void (*run)(const Tensor&, std::byte* prepared, Device&);
+  // Where every so many rows have a form of their own, one after another, and restore() undoes run(): the runtime may keep a weight in
+  // this form alone. 0, or false of holds(): the rows mix, or the form has lost something of the tensor.
+  int64_t blockRows = 0;
+  bool (*holds)(const Tensor&) = nullptr;
+  void (*restore)(const std::byte* prepared, const Tensor& to) = nullptr;
 };
 
 struct KernelInfo {
@@ -107,6 +113,10 @@ struct KernelInfo {
   std::string (*limit)(const Call&) = nullptr;
   size_t (*workspaceBytes)(const Call&) = nullptr;
   const Preparation* (*prepare)(const Call&, int input) = nullptr;
+  // A prepared input is read as it lies, too.
+  bool readsPlain = false;
+  // An input is read prepared or, where that is null, as it lies: nothing is prepared of a weight that the program changes.
+  bool readsEither = false;
   // Judges the *values* of host inputs that the kernel uses as indices (ids, segments) before anything of the run is
   // executed; throws BAD_INPUT. Only inputs with storage == Storage::input hold data at that time.
   void (*checkInputs)(const Call&) = nullptr;
@@ -117,6 +127,7 @@ struct KernelInfo {
 struct Kernel {
   std::string name, device, signature;
   std::vector<std::string> inputs, outputs, attributes;  // of the signature; optional ones end in '?'
+  std::vector<int> updates;                              // positions of the inputs that are written in place
   KernelInfo info;
 };
 

@@ -7,6 +7,7 @@
 // This serves small vocabularies too; a one-hot product would do vocab times the additions.
 #include <cstring>
 
+#include "cpu/gemm.h"
 #include "cpu/threads.h"
 #include "ops/embedding.h"
 
@@ -19,12 +20,28 @@ namespace {
 
 constexpr int64_t IdBlock = 32, ColumnBlock = 256, RowBlock = 64, PartialRows = 64;
 
+// A row of the table from its panels (cpu/gemm.h), which the head of a tied model reads: the table need not be kept twice.
+void copyPanelRow(const cpu::Panels& panels, int32_t id, float* to) {
+  const uint32_t* words = panels.words + id / cpu::PanelWidth * panels.panelWords() + id % cpu::PanelWidth;
+  const int64_t dim = panels.inner;
+  if (panels.precision == cpu::Precision::f32) {
+    for (int64_t i = 0; i < dim; i++) std::memcpy(to + i, words + i * cpu::PanelWidth, sizeof(float));
+  } else {
+    for (int64_t i = 0; i < dim; i++) {
+      const uint32_t pair = words[i / 2 * cpu::PanelWidth];
+      to[i] = fromBf16(static_cast<uint16_t>(i % 2 ? pair >> 16 : pair));
+    }
+  }
+}
+
 // y's row: zero for id −1. An id that was computed on the way and lies outside the table gives NaN, which nobody overlooks.
-void copyRow(const Tensor& weight, int32_t id, float* to) {
+void copyRow(const Tensor& weight, const cpu::Panels& panels, int32_t id, float* to) {
   const int64_t dim = weight[1];
   if (id < 0 || id >= weight[0]) {
     const float fill = id == -1 ? 0.0f : NAN;
     for (int64_t i = 0; i < dim; i++) to[i] = fill;
+  } else if (panels.words) {
+    copyPanelRow(panels, id, to);
   } else if (weight.dtype == Dtype::f32) {
     std::memcpy(to, weight.f32() + id * dim, sizeof(float) * dim);
   } else {
@@ -77,9 +94,10 @@ void embedding(const Call& call) {
   const int32_t* ids = inputs[0].i32();
   float* to = y.f32();
   const int64_t rows = inputs[0][0], dim = weight[1];
+  const cpu::Panels panels{cpu::storedPrecision(weight), dim, weight[0], reinterpret_cast<const uint32_t*>(call.prepared[1])};
   cpu::parallel((rows + RowBlock - 1) / RowBlock, [&](int64_t block) {
     const int64_t end = (block + 1) * RowBlock < rows ? (block + 1) * RowBlock : rows;
-    for (int64_t row = block * RowBlock; row < end; row++) copyRow(weight, ids[row], to + row * dim);
+    for (int64_t row = block * RowBlock; row < end; row++) copyRow(weight, panels, ids[row], to + row * dim);
   });
 }
 
@@ -107,11 +125,16 @@ void embeddingGrad(const Call& call) {
 #else
 namespace selscan::cpu {
 
+static const Preparation* preparePanels(const Call& call, int input) {
+  return input == 1 ? forwardPanels(storedPrecision(call.inputs[1])) : nullptr;
+}
+
 static size_t sortBytes(const Call& call) {
   return sizeof(int64_t) * static_cast<size_t>(call.outputs[0][0] + 2 + call.inputs[1][0]);
 }
 
-KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding), .limit = ops::embeddingLimit, .checkInputs = ops::checkEmbedding)
+KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding), .limit = ops::embeddingLimit, .prepare = preparePanels,
+       .readsEither = true, .checkInputs = ops::checkEmbedding)
 KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad), .limit = ops::embeddingGradLimit,
        .workspaceBytes = sortBytes, .checkInputs = ops::checkEmbeddingGrad)
 

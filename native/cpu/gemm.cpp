@@ -105,14 +105,23 @@ static Panels shapeOf(const Tensor& weight) {
 template <Precision P, bool Forward>
 static const Preparation* panelsOf() {
   static const Preparation preparation{
-      Forward ? (P == Precision::f32 ? "panels of the transpose, f32" : "panels of the transpose, bf16")
-              : (P == Precision::f32 ? "panels, f32" : "panels, bf16"),
-      [](const Tensor& weight) { return shapeOf<P, Forward>(weight).sizeBytes(); },
-      [](const Tensor& weight, std::byte* to, Device&) {
-        const int64_t in = weight[1];
-        const Right from{weight.data, weight.dtype, Forward ? 1 : in, Forward ? in : 1};
-        packPanels(from, shapeOf<P, Forward>(weight), to);
-      }};
+      .name = Forward ? (P == Precision::f32 ? "panels of the transpose, f32" : "panels of the transpose, bf16")
+                      : (P == Precision::f32 ? "panels, f32" : "panels, bf16"),
+      .bytes = [](const Tensor& weight) { return shapeOf<P, Forward>(weight).sizeBytes(); },
+      .run =
+          [](const Tensor& weight, std::byte* to, Device&) {
+            const int64_t in = weight[1];
+            const Right from{weight.data, weight.dtype, Forward ? 1 : in, Forward ? in : 1};
+            packPanels(from, shapeOf<P, Forward>(weight), to);
+          },
+      .blockRows = Forward ? PanelWidth : 0,
+      .holds = [](const Tensor& weight) { return P == Precision::f32 || weight.dtype == Dtype::bf16; },
+      .restore =
+          [](const std::byte* prepared, const Tensor& to) {
+            Panels panels = shapeOf<P, Forward>(to);
+            panels.words = reinterpret_cast<const uint32_t*>(prepared);
+            unpackRows(panels, to);
+          }};
   return &preparation;
 }
 const Preparation* forwardPanels(Precision precision) {

@@ -108,6 +108,12 @@ inline void multiply(const Product& product, int64_t rows) {
   multiply(product, rows, [](const Block&) {});
 }
 
+// Undoes packPanels of a transpose: rows of (columns, inner), f32 or bf16, from its panels.
+void unpackRows(const Panels& panels, const Tensor& to);
+
+// The precision of panels that hold all of a weight.
+inline Precision storedPrecision(const Tensor& weight) { return weight.dtype == Dtype::bf16 ? Precision::bf16 : Precision::f32; }
+
 // The panels of a weight of shape (out, in), as the runtime keeps them beside it: forward() for x·Wᵀ (k is in), backward()
 // for dy·W (k is out).
 const Preparation* forwardPanels(Precision);

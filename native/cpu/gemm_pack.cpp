@@ -3,6 +3,7 @@
 // One task per 16 panels and stretch of 512 k. Squares of 16 × 16 are read along whichever stride is 1 and in its order, since
 // lines that lie a row apart cost a page each (panel by panel: 1.3 times slower); the others are turned in L1.
 // Bound by memory; the packing of a weight is one pass per update of it.
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/gemm.h"
@@ -24,6 +25,17 @@ inline void zip(const float* even, const float* odd, uint32_t* to) {
     storeBf16(high + i, load(odd + i));
   }
   for (int i = 0; i < Width; i++) to[i] = static_cast<uint32_t>(low[i]) | static_cast<uint32_t>(high[i]) << 16;
+}
+
+// As gather() and zip() do for bf16 that stay bf16: no value is touched, not even one too small for the processor's products.
+void packHalves(const cpu::Right& from, int64_t k0, int depth, int64_t column, int width, uint32_t* to) {
+  uint16_t rows[Width][Width] = {};
+  const uint16_t* corner = reinterpret_cast<const uint16_t*>(from.data) + k0 * from.innerStride + column * from.columnStride;
+  for (int k = 0; k < depth; k++)
+    for (int j = 0; j < width; j++) rows[k][j] = corner[k * from.innerStride + j * from.columnStride];
+  for (int pair = 0; pair < Width / 2; pair++)
+    for (int j = 0; j < Width; j++)
+      to[pair * Width + j] = rows[2 * pair][j] | static_cast<uint32_t>(rows[2 * pair + 1][j]) << 16;
 }
 
 // rows[k][j] = B(k0 + k, column + j) for k < depth ≤ 16; zeros beyond the last column and the last k.
@@ -63,6 +75,7 @@ inline void packSquare(const cpu::Right& from, const cpu::Panels& shape, int64_t
     for (int i = 0; i < depth; i++) std::memcpy(out + (k + i) * Width, line + i * from.innerStride, sizeof(float) * Width);
     return;
   }
+  if (!f32 && from.dtype == Dtype::bf16) return packHalves(from, k, depth, column, width, out + k / 2 * Width);
   float rows[Width][Width];
   gather(from, k, depth, column, width, rows);
   if (f32) std::memcpy(out + k * Width, rows, sizeof(float) * Width * depth);
@@ -131,6 +144,21 @@ Panels packPanels(const Right& from, Panels shape, std::byte* to) {
     packRegion(from, shape, panels, {k, k + Stretch < stored ? k + Stretch : stored}, reinterpret_cast<uint32_t*>(to));
   });
   return shape;
+}
+
+void unpackRows(const Panels& panels, const Tensor& to) {
+  const bool f32 = panels.precision == Precision::f32;
+  parallel(panels.count(), [&](int64_t panel) {
+    const uint32_t* words = panels.words + panel * panels.panelWords();
+    const int64_t end = std::min(panels.columns, (panel + 1) * PanelWidth);
+    for (int64_t row = panel * PanelWidth; row < end; row++)
+      for (int64_t k = 0; k < panels.inner; k++) {
+        const uint32_t word = words[(f32 ? k : k / 2) * PanelWidth + row % PanelWidth];
+        const int64_t at = row * panels.inner + k;
+        if (f32 && to.dtype == Dtype::f32) std::memcpy(to.f32() + at, &word, sizeof word);
+        else to.half()[at] = static_cast<uint16_t>(f32 || k % 2 ? word >> 16 : word);  // f32 that came from bf16 end in 16 zeros
+      }
+  });
 }
 
 }  // namespace selscan::cpu

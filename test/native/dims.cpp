@@ -14,6 +14,7 @@ std::vector<Tensor> tensors(const Shapes& shapes, int i32) {
   std::vector<Tensor> all(shapes.size());
   for (size_t i = 0; i < shapes.size(); i++) {
     all[i].dtype = static_cast<int>(i) == i32 ? Dtype::i32 : Dtype::f32;
+    all[i].given = true;
     all[i].shape.rank = static_cast<int>(shapes[i].size());
     for (size_t d = 0; d < shapes[i].size(); d++) all[i].shape.dims[d] = shapes[i][d];
   }
@@ -57,7 +58,6 @@ struct Refusals {
   void refuses(Shapes inputs, Shapes outputs, size_t side, size_t i, Change change) const {
     auto& shape = side == 0 ? inputs[i] : outputs[i];
     change(shape);
-    if (shape.empty() && (side == 1 || findKernel("cpu", kernel)->inputs[i].ends_with("?"))) return;  // absent
     CHECK(!limit(inputs, outputs, segments).empty(), kernel, side == 0 ? "input" : "output", i);
   }
 };
@@ -79,21 +79,6 @@ TEST("causalConv refuses shapes that do not fit together") {
 }
 TEST("causalConvGrad refuses shapes that do not fit together") {
   Refusals{"causalConvGrad", 5}.onAll({rows, tails, rows, weight, inner, lines, tails}, {rows, weight, inner, tails});
-}
-TEST("a scalar in place of an absent tensor is refused when the kernel runs") {
-  float value = 0;
-  Tensor scalar;
-  scalar.data = reinterpret_cast<std::byte*>(&value);
-  const Tensor inputs[] = {scalar};
-  const Attributes attributes;
-  const Call call{inputs, {}, attributes, device("cpu")};
-  std::string code;
-  try {
-    checkNoScalar(call);
-  } catch (const Error& error) {
-    code = error.code;
-  }
-  CHECK(code == "BAD_SHAPE", code);
 }
 TEST("every kernel holds the shapes it is given") {
   for (const Kernel& kernel : kernels())
