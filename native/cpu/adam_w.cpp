@@ -64,7 +64,7 @@ static void clipScale(const Call& call) {
   if (scale) *scale.f32() = static_cast<float>(factor > 1 ? 1 : factor);  // NaN stays: a broken gradient must show
 }
 
-KERNEL(adamW, cpu, "param grad m v rate step clip ->; beta1 beta2 eps decay", .run = DISPATCH(adamW),
+KERNEL(adamW, cpu, "param* grad m* v* rate step clip ->; beta1 beta2 eps decay", .run = DISPATCH(adamW),
        .limit = [](const Call& call) { return dimsMismatch(call, {"...", "...", "...", "...", "", "", ""}, {}); })
 KERNEL(clipScale, cpu, "squares -> norm scale; max", .run = clipScale,
        .limit = [](const Call& call) { return dimsMismatch(call, {""}, {"", ""}); })

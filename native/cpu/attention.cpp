@@ -9,20 +9,19 @@
 // A score is one chain of multiply-adds over headDim, an element of a one chain over the visible keys of the block: neither depends
 // on which rows are computed beside it, so a row has the same bits alone and among 512.
 //
-// A task is a block of 512 pairs of a row and a query head, of one kv head: the heads of a group are further rows, keys are read once
-// for all. Keys are turned to columns [dim][key] and values copied for the task, bf16 ones widened; then six pairs at a time take
+// A task is a block of 64 to 512 pairs of a row and a query head, of one kv head: the heads of a group are further rows, keys are read
+// once for all. Keys are turned to columns [dim][key] and values copied for the task, bf16 ones widened; then six pairs at a time take
 // the scores of a block, its softmax and its values. Up to 24 pairs go through L1 instead, tile by tile, and read values where they
-// lie. Programs of few rows cut the keys too: every block of keys is a task, and what it gives is kept in the workspace and merged
-// afterwards, by the same formula. Scores are in units of log 2, so that every exponential is one exp2.
+// lie. Where these are too few tasks the keys are cut too: every block of keys is a task, and what it gives is kept in the workspace
+// and merged afterwards, by the same formula. Scores are in units of log 2, so that every exponential is one exp2.
 //
 // AMD EPYC (Zen 5), AVX-512, one core, time of the process on a machine that others used, 2026-11-22; peak = 250 GFLOP/s in registers:
 //   512 rows, window 1024, 16 heads on 4 of 64   0.67 of peak, 8 heads of 128 0.69
 //   16 × 512 rows, window 256, 4 heads of 64     0.42 of peak, 8 of 32 0.35: a third of the time brings rows into place
-//   one row, window 2048, 8 kv heads of 128      f32 0.75–0.9 of the bandwidth of reading, bf16 0.6–0.66
+//   one row, window 2048, 8 kv heads of 128, both cores of an idle machine: 0.76 (f32) and 0.84 (bf16) of the bandwidth of reading,
+//   with 32 query heads 0.78 and 0.79
 // Tried: the same for decoding without tiles, keys of a block through L2: 0.3 of the bandwidth. Blocks of 192 pairs: 0.6 of peak.
 #include "cpu/attention.h"
-
-#include "cpu/threads.h"
 
 #define EACH_ISA "cpu/attention.cpp"
 #include "cpu/each_isa.h"
@@ -38,8 +37,10 @@ struct Forward {
   cpu::AttentionPlan plan;
   float *y, *lse;  // null: nobody reads it
   float* workspace;
+  cpu::AttentionCut cut;
 
   int64_t* firsts() const { return reinterpret_cast<int64_t*>(workspace + plan.firsts()); }
+  float* room(int64_t worker) const { return workspace + plan.room(worker); }
 };
 
 // Pairs [begin, end) of one sequence and kv head.
@@ -55,8 +56,8 @@ struct Block {
 Block blockAt(const Forward& f, int64_t index) {
   const int64_t number = index / f.plan.kvHeads, s = cpu::segmentOfBlock(f.firsts(), f.plan.count, number);
   const cpu::Sequence sequence = f.all.sequence(s);
-  const int64_t group = f.all.heads.group(), begin = (number - f.firsts()[s]) * cpu::PairBlock, pairs = sequence.rows * group;
-  return {sequence, index % f.plan.kvHeads, begin, begin + cpu::PairBlock < pairs ? begin + cpu::PairBlock : pairs, group};
+  const int64_t group = f.all.heads.group(), begin = (number - f.firsts()[s]) * f.cut.pairs, pairs = sequence.rows * group;
+  return {sequence, index % f.plan.kvHeads, begin, begin + f.cut.pairs < pairs ? begin + f.cut.pairs : pairs, group};
 }
 
 // The keys of the block that begins at position `start` which the pair sees.
@@ -116,23 +117,26 @@ struct Pairs {
 };
 
 // Scores of a group for the keys `part`; columns begin with that of key `first`.
-void score(const Pairs& group, Span part, const float* columns, int first, int64_t columnsLine) {
+template <class From>
+void score(const Pairs& group, Span part, const float* columns, int first, int64_t columnsLine, const std::byte* next = nullptr) {
   const int begin = part.begin / Lanes * Lanes;
-  multiply(Product<>{.a = group.query, .aRow = group.f.plan.line, .aStep = 1, .b = columns + (begin - first), .bStep = columnsLine,
-                     .c = group.scores + begin, .cRow = cpu::KeyBlock, .steps = group.f.all.heads.headDim, .continued = false},
+  multiply(Product<From>{.a = group.query, .aRow = group.f.plan.line, .aStep = 1, .b = columns + (begin - first), .bStep = columnsLine,
+                     .c = group.scores + begin, .cRow = cpu::KeyBlock, .steps = group.f.all.heads.headDim / From::Depth,
+                         .continued = false, .next = next, .nextStep = StepBytes<float>},
            group.count, (part.end - begin + Lanes - 1) / Lanes);
 }
 
 // The weights of a group for the keys `part` times their values, lines of `values` from part.begin on; added to the records.
 template <class From>
-void addValues(const Pairs& group, Span part, const typename From::Element* values) {
+void addValues(const Pairs& group, Span part, const typename From::Element* values, const std::byte* next = nullptr) {
   Span seen[TileRows] = {};
   for (int i = 0; i < group.count; i++) {
     const Span own = within(group.spans[i], part.begin, part.end);
     seen[i] = {own.begin - part.begin, own.end - part.begin};
   }
   multiplySpans(Product<From>{.a = group.scores + part.begin, .aRow = cpu::KeyBlock, .aStep = 1, .b = values, .bStep = group.f.plan.line,
-                              .c = group.records, .cRow = group.f.plan.record(), .steps = 0, .continued = true},
+                              .c = group.records, .cRow = group.f.plan.record(), .steps = 0, .continued = true, .next = next,
+                              .nextStep = group.f.plan.line * static_cast<int64_t>(sizeof(typename From::Element))},
                 seen, group.count, group.f.plan.line / Lanes);
 }
 
@@ -150,41 +154,55 @@ void softmaxAll(const Pairs& pairs) {
 void attend(const Pairs& pairs, const float* columns, const float* values) {
   pairs.eachGroup([&](const Pairs& group) {
     const Span all = group.all();
-    score(group, all, columns, 0, cpu::KeyBlock);
+    score<Near>(group, all, columns, 0, cpu::KeyBlock);
     softmaxAll(group);
     addValues<Near>(group, all, values + all.begin * group.f.plan.line);
   });
 }
 
 // The values of a tile of the block at `start`: those in a ring are read where they lie, others placed first.
-void addTile(const Pairs& pairs, const cpu::Vectors& values, int64_t start, Span part, float* placed) {
+void addTile(const Pairs& pairs, const cpu::Vectors& values, int64_t start, Span part, float* placed, const std::byte* next) {
   const int64_t line = pairs.f.plan.line;
   const bool inPlace = line == values.headDim && start + part.end <= values.position;
   const Vector first = vectorAt(values, start + part.begin);
   if (!inPlace) placeRows(values, start + part.begin, {0, part.end - part.begin}, line, placed);
   pairs.eachGroup([&](const Pairs& group) {
     if (!inPlace) addValues<Near>(group, part, placed);
-    else if (values.halves) addValues<Far<uint16_t>>(group, part, first.halves);
-    else addValues<Far<float>>(group, part, first.floats);
+    else if (values.halves) addValues<Far<uint16_t>>(group, part, first.halves, next);
+    else addValues<Far<float>>(group, part, first.floats, next);
   });
 }
 
-// The same for few pairs, which are done before keys and values would have left L1: these go through it tile by tile. Every
-// element is the same chain.
+// Where a ring has the vector at `position`; null where it has none.
+const std::byte* heldAt(const cpu::Vectors& from, int64_t position) {
+  if (position >= from.position || from.ring == nullptr) return nullptr;
+  return from.ring + position % from.capacity * from.headDim * (from.halves ? 2 : 4);
+}
+
+// The same for few pairs, which are done before keys and values would have left L1: these go through it tile by tile, and while one
+// is computed the next is asked for. Every element is the same chain.
 void attendFew(const Pairs& pairs, const Block& block, int64_t start, float* room) {
   constexpr int Tile = static_cast<int>(ops::KeyTile);
   const Forward& f = pairs.f;
   const cpu::Vectors keys = f.all.keysOf(block.sequence, block.kvHead), values = f.all.valuesOf(block.sequence, block.kvHead);
   const Span all = pairs.all();
-  for (int tile = all.begin / Tile * Tile; tile < all.end; tile += Tile) {
+  const int begin = all.begin / Tile * Tile;
+  const bool halves = f.all.halves && f.all.heads.headDim % 2 == 0;
+  for (int tile = begin; tile < all.end; tile += Tile) {
     const Span part = within(all, tile, tile + Tile);
     float* columns = room + f.plan.columns();
-    placeColumns(keys, start + tile, {part.begin - tile, part.end - tile}, Tile, columns);
-    pairs.eachGroup([&](const Pairs& group) { score(group, part, columns, tile, Tile); });
+    const Span placed{part.begin - tile, part.end - tile};
+    halves ? placeColumns<true>(keys, start + tile, placed, Tile, columns) : placeColumns(keys, start + tile, placed, Tile, columns);
+    const std::byte* next = tile + Tile < all.end ? heldAt(keys, start + tile + Tile) : heldAt(values, start + begin);
+    pairs.eachGroup([&](const Pairs& group) {
+      halves ? score<BesideHalves>(group, part, columns, tile, Tile, next) : score<Beside>(group, part, columns, tile, Tile, next);
+    });
   }
   softmaxAll(pairs);
-  for (int tile = all.begin / Tile * Tile; tile < all.end; tile += Tile)
-    addTile(pairs, values, start, within(all, tile, tile + Tile), room + f.plan.values());
+  for (int tile = begin; tile < all.end; tile += Tile) {
+    const std::byte* next = tile + Tile < all.end ? heldAt(values, start + tile + Tile) : heldAt(keys, start + cpu::KeyBlock);
+    addTile(pairs, values, start, within(all, tile, tile + Tile), room + f.plan.values(), next);
+  }
 }
 
 // total and part become one. A total that is empty has m = −∞: its factor is 0.
@@ -266,30 +284,45 @@ void runBlock(const Forward& f, const Block& block, float* room) {
   for (int64_t pair = block.begin; pair < block.end; pair++) finish(f, block, pair, totals + (pair - block.begin) * stride);
 }
 
-// The record of a pair's block of keys `b` in the workspace.
-inline float* partial(const Forward& f, const Block& block, int64_t pair, int64_t b) {
-  const int64_t first = keyBlocks(f, block, pair, pair + 1).first;
-  const int64_t index = (block.row(pair) * f.plan.heads + block.head(pair)) * f.plan.keyBlocks + b - first;
-  return f.workspace + f.plan.partials() + index * f.plan.record();
-}
+// Blocks of keys [begin, begin + plan.wave), counted from the first that a block of pairs sees.
+struct Wave {
+  const Forward& f;
+  int64_t begin;
 
-// One block of keys of a block of pairs.
-void runPart(const Forward& f, const Block& block, int64_t b, float* room) {
-  const int64_t line = f.plan.line, stride = f.plan.record();
+  // What the pair has gathered before this wave, and from its i-th block of keys.
+  float* total(const Block& block, int64_t pair) const {
+    const int64_t index = (block.row(pair) * f.plan.heads + block.head(pair)) * (f.plan.wave + 1);
+    return f.workspace + f.plan.records() + index * f.plan.record();
+  }
+  float* part(const Block& block, int64_t pair, int64_t i) const { return total(block, pair) + (1 + i) * f.plan.record(); }
+};
+
+// The i-th block of keys of a block of pairs.
+void runPart(const Wave& wave, const Block& block, int64_t i, float* room) {
+  const Forward& f = wave.f;
+  const KeyBlocks seen = keyBlocks(f, block, block.begin, block.end);
+  const int64_t line = f.plan.line, stride = f.plan.record(), b = seen.first + wave.begin + i;
+  if (b > seen.last) return;
   float* parts = room + f.plan.parts();
   placeQueries(f, block, room + f.plan.query());
   eachPart(f, block, b * cpu::KeyBlock, room, [&](int64_t pair, int count) {
-    for (int i = 0; i < count; i++)
-      std::memcpy(partial(f, block, pair + i, b), parts + i * stride, sizeof(float) * static_cast<size_t>(line + 2));
+    for (int k = 0; k < count; k++)
+      std::memcpy(wave.part(block, pair + k, i), parts + k * stride, sizeof(float) * static_cast<size_t>(line + 2));
   });
 }
 
-void mergeParts(const Forward& f, const Block& block, float* total) {
+void mergeParts(const Wave& wave, const Block& block) {
+  const Forward& f = wave.f;
+  const KeyBlocks all = keyBlocks(f, block, block.begin, block.end);
+  const int64_t first = all.first + wave.begin, end = first + f.plan.wave;
+  if (first > all.last) return;
   for (int64_t pair = block.begin; pair < block.end; pair++) {
-    clear(total, f.plan.line);
-    const KeyBlocks blocks = keyBlocks(f, block, pair, pair + 1);
-    for (int64_t b = blocks.first; b <= blocks.last; b++) merge(total, partial(f, block, pair, b), f.plan.line);
-    finish(f, block, pair, total);
+    float* total = wave.total(block, pair);
+    if (wave.begin == 0) clear(total, f.plan.line);
+    const KeyBlocks own = keyBlocks(f, block, pair, pair + 1);
+    for (int64_t b = own.first > first ? own.first : first; b < end && b <= own.last; b++)
+      merge(total, wave.part(block, pair, b - first), f.plan.line);
+    if (end > all.last) finish(f, block, pair, total);
   }
 }
 
@@ -317,43 +350,28 @@ void writeRings(const Forward& f) {
   });
 }
 
-// Calls body(task, room) for all tasks; each worker takes neighbours, which share rows.
-template <class Body>
-void overTasks(const Forward& f, int64_t tasks, Body&& body) {
-  const int64_t workers = f.plan.workers() < tasks ? f.plan.workers() : tasks;
-  cpu::parallel(workers, [&](int64_t worker) {
-    float* room = f.workspace + f.plan.room(worker);
-    for (int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers; task++) body(task, room);
-  });
-}
-
 void attendAll(const Forward& f) {
-  int64_t across = 1;  // most blocks of keys that a segment sees
-  const int64_t blocks = f.plan.kvHeads * cpu::numberBlocks(f.plan.count, f.firsts(), [&](int64_t s) {
-    const cpu::Sequence sequence = f.all.sequence(s);
-    if (sequence.rows == 0) return int64_t{0};
-    const int64_t first = f.all.firstSeen(sequence, sequence.position) / cpu::KeyBlock;
-    const int64_t count = (sequence.position + sequence.rows - 1) / cpu::KeyBlock - first + 1;
-    if (count > across) across = count;
-    return (sequence.rows * f.all.heads.group() + cpu::PairBlock - 1) / cpu::PairBlock;
-  });
-  if (!f.plan.split) return overTasks(f, blocks, [&](int64_t task, float* room) { runBlock(f, blockAt(f, task), room); });
-  overTasks(f, blocks * across, [&](int64_t task, float* room) {
-    const Block block = blockAt(f, task / across);
-    const KeyBlocks seen = keyBlocks(f, block, block.begin, block.end);
-    if (seen.first + task % across <= seen.last) runPart(f, block, seen.first + task % across, room);
-  });
-  overTasks(f, blocks, [&](int64_t task, float* room) { mergeParts(f, blockAt(f, task), room + f.plan.totals()); });
+  const int64_t blocks = f.cut.blocks, workers = f.plan.workers();
+  if (!f.cut.split)
+    return cpu::overTasks(blocks, workers, [&](int64_t task, int64_t worker) { runBlock(f, blockAt(f, task), f.room(worker)); });
+  for (int64_t begin = 0; begin < f.cut.across; begin += f.plan.wave) {
+    const Wave wave{f, begin};
+    const int64_t parts = f.plan.wave < f.cut.across - begin ? f.plan.wave : f.cut.across - begin;
+    cpu::overTasks(blocks * parts, workers, [&](int64_t task, int64_t worker) {
+      runPart(wave, blockAt(f, task / parts), task % parts, f.room(worker));
+    });
+    cpu::overTasks(blocks, workers, [&](int64_t task, int64_t) { mergeParts(wave, blockAt(f, task)); });
+  }
 }
 
 }  // namespace
 
 void slidingAttention(const Call& call) {
-  checkNoScalar(call);
   const auto [qkv, segments, rings, keys, values] = call.in<5>();
   const auto [y, lse] = call.out<2>();
   const cpu::Attention all(call, qkv, segments, rings, keys, values);
-  const Forward f{all, cpu::AttentionPlan(all.heads, qkv, segments, keys), y.f32(), lse.f32(), reinterpret_cast<float*>(call.workspace)};
+  Forward f{all, cpu::AttentionPlan(all.heads, qkv, segments, keys), y.f32(), lse.f32(), reinterpret_cast<float*>(call.workspace), {}};
+  f.cut = f.plan.cut(all, f.firsts());
   if (f.y || f.lse) attendAll(f);
   if (rings) writeRings(f);
   cpu::zeroSpareRows(segments, all.rows, all.heads.width(), f.y);
@@ -364,7 +382,7 @@ void slidingAttention(const Call& call) {
 #else
 namespace selscan::cpu {
 
-KERNEL(slidingAttention, cpu, "qkv segments rings? keys? values? -> y lse; heads kvHeads headDim window precision",
+KERNEL(slidingAttention, cpu, "qkv segments rings? keys?* values?* -> y lse; heads kvHeads headDim window precision",
        .run = DISPATCH(slidingAttention), .limit = ops::attentionLimit,
        .workspaceBytes = [](const Call& call) {
          return AttentionPlan(ops::headsOf(call.attributes), call.inputs[0], call.inputs[1], call.inputs[3]).sizeBytes();

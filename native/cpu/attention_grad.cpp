@@ -1,10 +1,9 @@
 // Sliding-window attention, backward. See lib/ops/attention.ts for the equations.
 //
-// The weights p are computed again from lse, once: five products for each pair of a query and a key. A task is a stripe of keys of
-// one kv head (cpu/attention.h). It goes through its keys by tiles of 128 and, for each, through the pairs of a row and a query
-// head that see any of them, by chunks of 60: p and ds of the chunk, then dq += ds·K, and dk += dsᵀ·q and dv += pᵀ·dy, which so sum
-// over the query heads of the group too. Every sum has one order, given by shapes and segments; a pair that sees two stripes adds up
-// two sums.
+// The weights p are computed again from lse, once: five products for each pair of a query and a key. A task is a stripe of keys beside
+// one of rows, of one kv head (cpu/attention.h). It goes through its keys by tiles of 128 and, for each, through the pairs of a row and
+// a query head that see any of them, by chunks of 60: p and ds of the chunk, then dq += ds·K, and dk += dsᵀ·q and dv += pᵀ·dy, which
+// so sum over the query heads of the group too. Every sum has one order, given by the segment alone.
 //
 // AMD EPYC (Zen 5), AVX-512, one core, 2026-11-22, share of the peak of multiply-adds: 16 × 512 rows, window 256, 4 heads of 64
 // 0.52, 8 of 32 0.46, 8 heads on 2 of 64 0.6. Forward and backward together take 0.8 and 0.9 of the time of the layer's two linears.
@@ -13,7 +12,6 @@
 // Queries are scaled by log₂e/√headDim when they are put into place: then p = exp2(s − lse·log₂e), and dk is that sum times ln 2.
 // D = dy·y is one chain of multiply-adds over headDim as dy·v is: where a query sees one key alone, y is v and ds is exactly 0.
 #include "cpu/attention.h"
-#include "cpu/threads.h"
 
 #define EACH_ISA "cpu/attention_grad.cpp"
 #include "cpu/each_isa.h"
@@ -33,10 +31,11 @@ struct Backward {
   int64_t* firsts() const { return reinterpret_cast<int64_t*>(workspace + plan.firsts()); }
 };
 
-// Keys [first, end) by position, of one sequence and kv head.
-struct Stripe {
+// Keys [first, end) by position, of one sequence and kv head, beside rows [rows, rowsEnd), counted from the sequence's first.
+struct Cell {
   cpu::Sequence sequence;
-  int64_t kvHead, first, end;
+  int64_t kvHead, first, end, rows, rowsEnd;
+  bool more;                                               // dk and dv of the keys go on from what dqkv has
   bool held() const { return first < sequence.position; }  // by a ring
 };
 
@@ -50,29 +49,29 @@ struct Chunk {
 int lanesLeft(int64_t left) { return left < Lanes ? static_cast<int>(left) : Lanes; }
 
 // The keys of the tile that a pair sees.
-Span keysSeen(const Backward& b, const Stripe& stripe, const Chunk& chunk, int64_t pair) {
-  const int64_t position = stripe.sequence.position + pair / b.plan.group();
-  const int64_t first = b.all.firstSeen(stripe.sequence, position) - chunk.start, last = position + 1 - chunk.start;
+Span keysSeen(const Backward& b, const Cell& cell, const Chunk& chunk, int64_t pair) {
+  const int64_t position = cell.sequence.position + pair / b.plan.group();
+  const int64_t first = b.all.firstSeen(cell.sequence, position) - chunk.start, last = position + 1 - chunk.start;
   return {static_cast<int>(first > 0 ? first : 0), static_cast<int>(last < chunk.keys ? last : chunk.keys)};
 }
 
 // The pairs of the chunk that see a key.
-Span pairsSeeing(const Backward& b, const Stripe& stripe, const Chunk& chunk, int key) {
-  const int64_t row = chunk.start + key - stripe.sequence.position, group = b.plan.group(), window = b.all.heads.window;
+Span pairsSeeing(const Backward& b, const Cell& cell, const Chunk& chunk, int key) {
+  const int64_t row = chunk.start + key - cell.sequence.position, group = b.plan.group(), window = b.all.heads.window;
   const int64_t first = row * group - chunk.begin, last = (row + window) * group - chunk.begin, count = chunk.end - chunk.begin;
   const int64_t end = window > 0 && last < count ? (last > 0 ? last : 0) : count;
   return {static_cast<int>(first < 0 ? 0 : first < count ? first : count), static_cast<int>(end)};
 }
 
 // Queries, scaled, and dy of the chunk.
-void placePairs(const Backward& b, const Stripe& stripe, const Chunk& chunk, float* room) {
+void placePairs(const Backward& b, const Cell& cell, const Chunk& chunk, float* room) {
   const ops::Heads& heads = b.all.heads;
   const F32 scale = set(1.4426950408889634f / std::sqrt(static_cast<float>(heads.headDim)));
   const int64_t ahead = (8 + b.plan.group() - 1) / b.plan.group();  // rows, which are a page apart: no prefetcher follows them
   float *query = room + b.plan.query(), *dy = room + b.plan.dy();
   for (int64_t pair = chunk.begin; pair < chunk.end; pair++, query += b.plan.line, dy += b.plan.line) {
-    const int64_t row = stripe.sequence.begin + pair / b.plan.group();
-    const int64_t head = stripe.kvHead * b.plan.group() + pair % b.plan.group();
+    const int64_t row = cell.sequence.begin + pair / b.plan.group();
+    const int64_t head = cell.kvHead * b.plan.group() + pair % b.plan.group();
     const Vector q{b.all.qkv + row * heads.packed() + head * heads.headDim, nullptr, b.all.halves};
     const float* from = b.dy + row * heads.width() + head * heads.headDim;
     for (int64_t d = 0; d < heads.headDim; d += Lanes) {
@@ -101,14 +100,14 @@ void weigh(float* scores, float* ds, Span span, float lse, float product) {
 }
 
 // p, ds and dq of the chunk.
-void gradQueries(const Backward& b, const Stripe& stripe, const Chunk& chunk, float* room, float* dq) {
+void gradQueries(const Backward& b, const Cell& cell, const Chunk& chunk, float* room, float* dq) {
   constexpr int64_t Tile = cpu::AttentionGradPlan::Tile;
-  const int64_t line = b.plan.line, first = b.plan.pair(stripe.kvHead, stripe.sequence.begin) + chunk.begin;
+  const int64_t line = b.plan.line, first = b.plan.pair(cell.kvHead, cell.sequence.begin) + chunk.begin;
   const float* products = b.workspace + b.plan.products();
   for (int64_t i = 0; i < chunk.end - chunk.begin; i += TileRows) {
     const int count = chunk.end - chunk.begin - i < TileRows ? static_cast<int>(chunk.end - chunk.begin - i) : TileRows;
     Span spans[TileRows];
-    for (int r = 0; r < count; r++) spans[r] = keysSeen(b, stripe, chunk, chunk.begin + i + r);
+    for (int r = 0; r < count; r++) spans[r] = keysSeen(b, cell, chunk, chunk.begin + i + r);
     const int begin = spans[0].begin / Lanes * Lanes, vectors = (spans[count - 1].end - begin + Lanes - 1) / Lanes;
     float *p = room + b.plan.p() + i * Tile, *ds = room + b.plan.ds() + i * Tile;
     const auto dots = [&](int64_t rows, int64_t columns, float* to) {
@@ -119,8 +118,8 @@ void gradQueries(const Backward& b, const Stripe& stripe, const Chunk& chunk, fl
     dots(b.plan.query(), b.plan.keyColumns(), p);
     dots(b.plan.dy(), b.plan.valueColumns(), ds);
     for (int r = 0; r < count; r++) {
-      const int64_t pair = chunk.begin + i + r, head = stripe.kvHead * b.plan.group() + pair % b.plan.group();
-      const int64_t row = stripe.sequence.begin + pair / b.plan.group();
+      const int64_t pair = chunk.begin + i + r, head = cell.kvHead * b.plan.group() + pair % b.plan.group();
+      const int64_t row = cell.sequence.begin + pair / b.plan.group();
       weigh(p + r * Tile, ds + r * Tile, spans[r], b.lse[row * b.plan.heads + head], products[first + i + r]);
     }
     multiplySpans(Product<>{.a = ds, .aRow = Tile, .aStep = 1, .b = room + b.plan.keyRows(), .bStep = line, .c = dq + (first + i) * line,
@@ -130,13 +129,13 @@ void gradQueries(const Backward& b, const Stripe& stripe, const Chunk& chunk, fl
 }
 
 // dk and dv of the tile, as far as they come from the chunk.
-void gradKeys(const Backward& b, const Stripe& stripe, const Chunk& chunk, float* room) {
+void gradKeys(const Backward& b, const Cell& cell, const Chunk& chunk, float* room) {
   constexpr int64_t Tile = cpu::AttentionGradPlan::Tile;
   const int64_t line = b.plan.line;
   for (int key = 0; key < chunk.keys; key += TileRows) {
     const int count = chunk.keys - key < TileRows ? chunk.keys - key : TileRows;
     Span spans[TileRows];
-    for (int r = 0; r < count; r++) spans[r] = pairsSeeing(b, stripe, chunk, key + r);
+    for (int r = 0; r < count; r++) spans[r] = pairsSeeing(b, cell, chunk, key + r);
     const auto sums = [&](int64_t weights, int64_t rows, int64_t to) {
       multiplySpans(Product<>{.a = room + weights + key, .aRow = 1, .aStep = Tile, .b = room + rows, .bStep = line,
                               .c = room + to + key * line, .cRow = line, .steps = 0, .continued = true},
@@ -147,74 +146,83 @@ void gradKeys(const Backward& b, const Stripe& stripe, const Chunk& chunk, float
   }
 }
 
-// dk and dv of the tile are complete.
-void writeKeys(const Backward& b, const Stripe& stripe, int64_t start, int keys, const float* room) {
+// Calls body(row of dk, row of dv, their places in dqkv) for the keys of a tile.
+template <class Body>
+void overKeys(const Backward& b, const Cell& cell, int64_t start, int keys, float* room, Body&& body) {
   const ops::Heads& heads = b.all.heads;
   for (int key = 0; key < keys; key++) {
-    float* row = b.dqkv + (stripe.sequence.begin + start + key - stripe.sequence.position) * heads.packed();
-    const float *dk = room + b.plan.dk() + key * b.plan.line, *dv = room + b.plan.dv() + key * b.plan.line;
-    for (int64_t d = 0; d < heads.headDim; d += Lanes) {
-      const int n = lanesLeft(heads.headDim - d);
-      store(row + heads.keyColumn(stripe.kvHead) + d, load(dk + d) * set(0.6931471805599453f), n);
-      store(row + heads.valueColumn(stripe.kvHead) + d, load(dv + d), n);
-    }
+    float* row = b.dqkv + (cell.sequence.begin + start + key - cell.sequence.position) * heads.packed();
+    const int64_t at = key * b.plan.line;
+    body(room + b.plan.dk() + at, room + b.plan.dv() + at, row + heads.keyColumn(cell.kvHead), row + heads.valueColumn(cell.kvHead));
   }
 }
 
-void gradTile(const Backward& b, const Stripe& stripe, int64_t start, int keys, float* room) {
-  const cpu::Sequence& sequence = stripe.sequence;
-  const cpu::Vectors k = b.all.keysOf(sequence, stripe.kvHead), v = b.all.valuesOf(sequence, stripe.kvHead);
+// dk, in units of 1/log₂e, and dv as earlier phases have left them; zeros in the first.
+void takeKeys(const Backward& b, const Cell& cell, int64_t start, int keys, float* room) {
+  std::memset(room + b.plan.dk(), 0, sizeof(float) * static_cast<size_t>(b.plan.query() - b.plan.dk()));
+  if (!cell.more) return;
+  const size_t bytes = sizeof(float) * static_cast<size_t>(b.all.heads.headDim);
+  overKeys(b, cell, start, keys, room, [=](float* dk, float* dv, const float* fromKey, const float* fromValue) {
+    std::memcpy(dk, fromKey, bytes);
+    std::memcpy(dv, fromValue, bytes);
+  });
+}
+void putKeys(const Backward& b, const Cell& cell, int64_t start, int keys, float* room) {
+  const size_t bytes = sizeof(float) * static_cast<size_t>(b.all.heads.headDim);
+  overKeys(b, cell, start, keys, room, [=](const float* dk, const float* dv, float* toKey, float* toValue) {
+    std::memcpy(toKey, dk, bytes);
+    std::memcpy(toValue, dv, bytes);
+  });
+}
+
+void gradTile(const Backward& b, const Cell& cell, int64_t start, int keys, float* room) {
+  const cpu::Sequence& sequence = cell.sequence;
+  // Rows that see any key of the tile.
+  const int64_t window = b.all.heads.window, after = start - sequence.position, reach = after + keys - 1 + window;
+  const int64_t first = after > cell.rows ? after : cell.rows, last = window > 0 && reach < cell.rowsEnd ? reach : cell.rowsEnd;
+  if (first >= last) return;
+  const cpu::Vectors k = b.all.keysOf(sequence, cell.kvHead), v = b.all.valuesOf(sequence, cell.kvHead);
   placeColumns(k, start, {0, keys}, cpu::AttentionGradPlan::Tile, room + b.plan.keyColumns());
   placeColumns(v, start, {0, keys}, cpu::AttentionGradPlan::Tile, room + b.plan.valueColumns());
   placeRows(k, start, {0, keys}, b.plan.line, room + b.plan.keyRows());
-  std::memset(room + b.plan.dk(), 0, sizeof(float) * static_cast<size_t>(b.plan.query() - b.plan.dk()));
-  // Rows that see any key of the tile; those up to the end of the stripe are of the same stripe.
-  const int64_t window = b.all.heads.window, first = stripe.held() ? 0 : start - sequence.position;
-  const int64_t reach = start + keys - 1 + window - sequence.position;
-  const int64_t last = window > 0 && reach < sequence.rows ? reach : sequence.rows;
-  const int64_t edge = stripe.held() ? 0 : stripe.end - sequence.position;
+  if (!cell.held()) takeKeys(b, cell, start, keys, room);
   const int64_t group = b.plan.group();
-  for (int64_t pair = first * group; pair < last * group;) {
-    const bool own = pair < edge * group;
-    const int64_t limit = own && edge < last ? edge * group : last * group;
-    const int64_t end = pair + cpu::AttentionGradPlan::Chunk < limit ? pair + cpu::AttentionGradPlan::Chunk : limit;
+  for (int64_t pair = first * group; pair < last * group; pair += cpu::AttentionGradPlan::Chunk) {
+    const int64_t end = pair + cpu::AttentionGradPlan::Chunk < last * group ? pair + cpu::AttentionGradPlan::Chunk : last * group;
     const Chunk chunk{pair, end, start, keys};
-    placePairs(b, stripe, chunk, room);
-    gradQueries(b, stripe, chunk, room, b.workspace + (own ? b.plan.own() : b.plan.before()));
-    if (!stripe.held()) gradKeys(b, stripe, chunk, room);
-    pair = end;
+    placePairs(b, cell, chunk, room);
+    gradQueries(b, cell, chunk, room, b.workspace + b.plan.dq());
+    if (!cell.held()) gradKeys(b, cell, chunk, room);
   }
-  if (!stripe.held()) writeKeys(b, stripe, start, keys, room);
+  if (!cell.held()) putKeys(b, cell, start, keys, room);
 }
 
-Stripe stripeAt(const Backward& b, int64_t index) {
-  const int64_t block = index / b.plan.kvHeads, kvHead = index % b.plan.kvHeads, s = cpu::segmentOfBlock(b.firsts(), b.plan.count, block);
+Cell cellAt(const Backward& b, int64_t stripe, int64_t phase, int64_t index) {
+  const int64_t block = index / b.plan.kvHeads, s = cpu::segmentOfBlock(b.firsts(), b.plan.count, block);
   const cpu::Sequence sequence = b.all.sequence(s);
-  const int64_t seen = b.all.firstSeen(sequence, sequence.position), number = block - b.firsts()[s] - (seen < sequence.position ? 1 : 0);
-  // Tiles of a ring begin at multiples of 64 as its slots do; what lies before `seen` is read and in nobody's span.
-  if (number < 0) return {sequence, kvHead, seen / ops::KeyTile * ops::KeyTile, sequence.position};
-  const int64_t first = sequence.position + number * b.plan.stripe, end = sequence.position + sequence.rows;
-  return {sequence, kvHead, first, first + b.plan.stripe < end ? first + b.plan.stripe : end};
+  const int64_t held = b.plan.heldStripes(b.all, sequence, stripe), number = block - b.firsts()[s] - (held < phase ? held : phase);
+  const int64_t keys = number < 0 ? b.plan.heldFirst(b.all, sequence) + (held + number) * stripe : sequence.position + number * stripe;
+  const int64_t limit = sequence.position + (number < 0 ? 0 : sequence.rows), rows = (number + phase) * stripe;
+  const auto within = [stripe](int64_t begin, int64_t end) { return begin + stripe < end ? begin + stripe : end; };
+  return {sequence, index % b.plan.kvHeads, keys, within(keys, limit), rows, within(rows, sequence.rows), phase > 0};
 }
 
-void gradStripes(const Backward& b) {
-  const int64_t tasks = b.plan.kvHeads * cpu::numberBlocks(b.plan.count, b.firsts(), [&](int64_t s) {
-    const cpu::Sequence sequence = b.all.sequence(s);
-    if (sequence.rows == 0) return int64_t{0};
-    const bool held = b.all.firstSeen(sequence, sequence.position) < sequence.position;
-    return (sequence.rows + b.plan.stripe - 1) / b.plan.stripe + (held ? 1 : 0);
-  });
-  const int64_t workers = b.plan.workers() < tasks ? b.plan.workers() : tasks;
-  cpu::parallel(workers, [&](int64_t worker) {
-    float* room = b.workspace + b.plan.room(worker);
-    for (int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers; task++) {
-      const Stripe stripe = stripeAt(b, task);
-      for (int64_t start = stripe.first; start < stripe.end; start += cpu::AttentionGradPlan::Tile) {
-        const int64_t left = stripe.end - start;
-        gradTile(b, stripe, start, static_cast<int>(left < cpu::AttentionGradPlan::Tile ? left : cpu::AttentionGradPlan::Tile), room);
-      }
-    }
-  });
+void gradCells(const Backward& b) {
+  const auto [stripe, phases] = b.plan.cut(b.all);
+  for (int64_t phase = 0; phase < phases; phase++) {
+    const int64_t cells = b.plan.kvHeads * cpu::numberBlocks(b.plan.count, b.firsts(), [&, stripe = stripe](int64_t s) {
+      const cpu::Sequence sequence = b.all.sequence(s);
+      const int64_t held = b.plan.heldStripes(b.all, sequence, stripe);
+      const int64_t left = (sequence.rows + stripe - 1) / stripe - phase + (held < phase ? held : phase);
+      return sequence.rows > 0 && left > 0 ? left : 0;
+    });
+    cpu::overTasks(cells, b.plan.workers(), [&, stripe = stripe](int64_t task, int64_t worker) {
+      constexpr int64_t Tile = cpu::AttentionGradPlan::Tile;
+      const Cell cell = cellAt(b, stripe, phase, task);
+      for (int64_t start = cell.first + (cell.end - cell.first - 1) / Tile * Tile; start >= cell.first; start -= Tile)
+        gradTile(b, cell, start, static_cast<int>(cell.end - start < Tile ? cell.end - start : Tile), b.workspace + b.plan.room(worker));
+    });
+  }
 }
 
 // Rows at a time where every row is a little work.
@@ -236,23 +244,24 @@ void prepareRow(const Backward& b, int64_t row) {
       store(b.workspace + b.plan.products() + b.plan.pair((head + i) / group, row) + (head + i) % group, sums[i], 1);
   }
   const size_t bytes = sizeof(float) * static_cast<size_t>(group * b.plan.line);
-  for (int64_t kvHead = 0; kvHead < b.plan.kvHeads; kvHead++) {
-    std::memset(b.workspace + b.plan.own() + b.plan.pair(kvHead, row) * b.plan.line, 0, bytes);
-    if (b.plan.halo) std::memset(b.workspace + b.plan.before() + b.plan.pair(kvHead, row) * b.plan.line, 0, bytes);
-  }
+  for (int64_t kvHead = 0; kvHead < b.plan.kvHeads; kvHead++)
+    std::memset(b.workspace + b.plan.dq() + b.plan.pair(kvHead, row) * b.plan.line, 0, bytes);
 }
 
-void writeQueries(const Backward& b, int64_t row) {
+// dq as it is to be, and dk, whose sums took queries times log₂e.
+void finishRow(const Backward& b, int64_t row) {
   const ops::Heads& heads = b.all.heads;
   const F32 scale = set(1.0f / std::sqrt(static_cast<float>(heads.headDim)));
+  float* to = b.dqkv + row * heads.packed();
   for (int64_t head = 0; head < heads.heads; head++) {
-    const int64_t at = (b.plan.pair(head / b.plan.group(), row) + head % b.plan.group()) * b.plan.line;
-    const float *own = b.workspace + b.plan.own() + at, *before = b.plan.halo ? b.workspace + b.plan.before() + at : nullptr;
-    float* to = b.dqkv + row * heads.packed() + head * heads.headDim;
-    for (int64_t d = 0; d < heads.headDim; d += Lanes) {
-      const F32 sum = before ? load(before + d) + load(own + d) : load(own + d);
-      store(to + d, sum * scale, lanesLeft(heads.headDim - d));
-    }
+    const float* dq = b.workspace + b.plan.dq() + (b.plan.pair(head / b.plan.group(), row) + head % b.plan.group()) * b.plan.line;
+    for (int64_t d = 0; d < heads.headDim; d += Lanes)
+      store(to + head * heads.headDim + d, load(dq + d) * scale, lanesLeft(heads.headDim - d));
+  }
+  float* dk = to + heads.keyColumn(0);
+  for (int64_t d = 0; d < heads.kvHeads * heads.headDim; d += Lanes) {
+    const int n = lanesLeft(heads.kvHeads * heads.headDim - d);
+    store(dk + d, load(dk + d, n) * set(0.6931471805599453f), n);
   }
 }
 
@@ -267,16 +276,15 @@ void eachRow(int64_t rows, Body&& body) {
 }  // namespace
 
 void slidingAttentionGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, qkv, y, lse, segments, rings, keys, values] = call.in<8>();
   const auto [dqkv] = call.out<1>();
   if (!dqkv) return;
   const cpu::Attention all(call, qkv, segments, rings, keys, values);
-  const Backward b{all,       cpu::AttentionGradPlan(all.heads, qkv, segments, keys), dy.f32(), y.f32(), lse.f32(), dqkv.f32(),
+  const Backward b{all,       cpu::AttentionGradPlan(all.heads, qkv, segments), dy.f32(), y.f32(), lse.f32(), dqkv.f32(),
                    reinterpret_cast<float*>(call.workspace)};
   eachRow(all.rows, [&](int64_t row) { prepareRow(b, row); });
-  gradStripes(b);
-  eachRow(all.rows, [&](int64_t row) { writeQueries(b, row); });
+  gradCells(b);
+  eachRow(all.rows, [&](int64_t row) { finishRow(b, row); });
   cpu::zeroSpareRows(segments, all.rows, all.heads.packed(), b.dqkv);
 }
 
@@ -288,7 +296,7 @@ KERNEL(slidingAttentionGrad, cpu,
        "dy qkv y lse segments rings? keys? values? -> dqkv; heads kvHeads headDim window precision",
        .run = DISPATCH(slidingAttentionGrad), .limit = ops::attentionGradLimit,
        .workspaceBytes = [](const Call& call) {
-         return AttentionGradPlan(ops::headsOf(call.attributes), call.inputs[1], call.inputs[4], call.inputs[6]).sizeBytes();
+         return AttentionGradPlan(ops::headsOf(call.attributes), call.inputs[1], call.inputs[4]).sizeBytes();
        },
        .checkInputs = ops::checkAttentionGrad)
 

@@ -12,23 +12,79 @@ namespace selscan::ISA {
 inline constexpr int TileRows = Lanes == 4 ? 2 : 6;
 inline constexpr int TileVectors = Lanes == 8 ? 2 : 4;
 
-// How a product reads B: floats from the cache; or rows of a ring from memory, the row Ahead steps on being asked for meanwhile.
+// Every lane as two bf16, widened: the one in the low half of its bits, and the one in the high half; and such a lane from two.
+#if defined(SELSCAN_AVX512)
+inline F32 lowHalf(F32 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline F32 together(F32 low, F32 high) {
+  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)))};
+}
+#elif defined(SELSCAN_AVX2)
+inline F32 lowHalf(F32 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline F32 together(F32 low, F32 high) {
+  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low.v), 16), _mm256_castps_si256(high.v)))};
+}
+#else
+inline F32 changeBits(F32 x, uint32_t mask, int shift) {
+  for (float& lane : x.v) {
+    uint32_t bits;
+    std::memcpy(&bits, &lane, 4);
+    bits = (bits & mask) << shift;
+    std::memcpy(&lane, &bits, 4);
+  }
+  return x;
+}
+inline F32 lowHalf(F32 x) { return changeBits(x, 0xffffu, 16); }
+inline F32 highHalf(F32 x) { return changeBits(x, 0xffff0000u, 0); }
+inline F32 together(F32 low, F32 high) {
+  for (int i = 0; i < Lanes; i++) {
+    uint32_t bits[2];
+    std::memcpy(&bits[0], &low.v[i], 4);
+    std::memcpy(&bits[1], &high.v[i], 4);
+    bits[1] |= bits[0] >> 16;
+    std::memcpy(&high.v[i], &bits[1], 4);
+  }
+  return high;
+}
+#endif
+
+// How a product reads B: floats from the cache, or rows of a ring from memory. All but Near ask for what comes after while they
+// compute, Lines lines a step: from `next` on, nextStep bytes further with every step and by `advance` with every TileVectors vectors.
 struct Near {
   using Element = float;
-  static F32 at(const float* p, int64_t) { return load(p); }
+  static constexpr int Lines = 0, Depth = 1;  // Depth: values of k in one row of B
+  static F32 at(const float* p) { return load(p); }
 };
-constexpr int Ahead = 16;
+template <class T>
+constexpr int64_t StepBytes = TileVectors * Lanes * static_cast<int64_t>(sizeof(T));
+template <class T>
+constexpr int StepLines = StepBytes<T> > 64 ? StepBytes<T> / 64 : 1;
 template <class T>
 struct Far {
   using Element = T;
-  static F32 at(const T* p, int64_t step) {
-    __builtin_prefetch(p + Ahead * step);
+  static constexpr int Lines = StepLines<T>, Depth = 1;
+  static int64_t advance(int64_t, int64_t) { return StepBytes<T>; }
+  static F32 at(const T* p) {
     if constexpr (sizeof(T) == 2) return loadBf16(p);
     else return load(p);
   }
 };
+// Columns in the cache, beside as many rows that are not; each of floats, or of two bf16 in place of one float.
+struct Beside : Near {
+  static constexpr int Lines = StepLines<float>;
+  static int64_t advance(int64_t steps, int64_t nextStep) { return steps * nextStep; }
+};
+struct BesideHalves : Beside {
+  static constexpr int Depth = 2;
+};
 
-// C[r][v] (+)= Σ_k A[r][k]·B[k][v]: every element is one chain of multiply-adds in rising k, whatever stands beside it.
+// C[r][v] (+)= Σ_k A[r][k]·B[k][v]: every element is one chain of multiply-adds in rising k, whatever stands beside it. `steps` counts
+// rows of B.
 template <class From = Near>
 struct Product {
   const float* a;
@@ -38,6 +94,8 @@ struct Product {
   float* c;
   int64_t cRow, steps;
   bool continued;
+  const std::byte* next = nullptr;
+  int64_t nextStep = 0;
 };
 
 template <class From, int Rows, int Count>
@@ -50,15 +108,27 @@ void productTile(const Product<From>& t) {
   }
   const float* a = t.a;
   const typename From::Element* b = t.b;
-  for (int64_t step = 0; step < t.steps; step++, a += t.aStep, b += t.bStep) {
+  [[maybe_unused]] const std::byte* next = t.next;
+  for (int64_t step = 0; step < t.steps; step++, a += From::Depth * t.aStep, b += t.bStep) {
+    if constexpr (From::Lines > 0) {
+      SELSCAN_UNROLL
+      for (int i = 0; i < From::Lines; i++) __builtin_prefetch(next + 64 * i, 0, 2);
+      next += t.nextStep;
+    }
     F32 right[Count];
     SELSCAN_UNROLL
-    for (int v = 0; v < Count; v++) right[v] = From::at(b + v * Lanes, t.bStep);
+    for (int v = 0; v < Count; v++) right[v] = From::at(b + v * Lanes);
     SELSCAN_UNROLL
-    for (int r = 0; r < Rows; r++) {
-      const F32 left = set(a[r * t.aRow]);
+    for (int k = 0; k < From::Depth; k++) {
       SELSCAN_UNROLL
-      for (int v = 0; v < Count; v++) sums[r][v] = fma(left, right[v], sums[r][v]);
+      for (int r = 0; r < Rows; r++) {
+        const F32 left = set(a[r * t.aRow + k * t.aStep]);
+        SELSCAN_UNROLL
+        for (int v = 0; v < Count; v++) {
+          const F32 factor = From::Depth == 1 ? right[v] : k == 0 ? lowHalf(right[v]) : highHalf(right[v]);
+          sums[r][v] = fma(left, factor, sums[r][v]);
+        }
+      }
     }
   }
   SELSCAN_UNROLL
@@ -87,8 +157,10 @@ inline TileFunction<From> findTile(int rows, int count) {
 // At most TileRows rows, any number of vectors.
 template <class From>
 inline void multiply(Product<From> product, int rows, int64_t vectors) {
-  for (int64_t v = 0; v < vectors; v += TileVectors, product.b += TileVectors * Lanes, product.c += TileVectors * Lanes)
+  for (int64_t v = 0; v < vectors; v += TileVectors, product.b += TileVectors * Lanes, product.c += TileVectors * Lanes) {
     findTile<From>(rows, vectors - v < TileVectors ? static_cast<int>(vectors - v) : TileVectors)(product);
+    if constexpr (From::Lines > 0) product.next += From::advance(product.steps, product.nextStep);
+  }
 }
 
 struct Span {
@@ -104,6 +176,7 @@ inline void multiplySpans(const Product<From>& product, const Span* spans, int r
     Product<From> p = product;
     p.a += row * p.aRow + begin * p.aStep;
     p.b += begin * p.bStep;
+    p.next += begin * p.nextStep;
     p.c += row * p.cRow;
     p.steps = end - begin;
     p.continued = true;
@@ -119,11 +192,6 @@ inline void multiplySpans(const Product<From>& product, const Span* spans, int r
   for (int r = 0; r < rows; r++) part(r, 1, shared.end, spans[r].end);
 }
 
-inline F32 roundedToBf16(F32 x) {
-  uint16_t halves[Lanes];
-  storeBf16(halves, x);
-  return loadBf16(halves);
-}
 inline F32 loadHalves(const uint16_t* from, int n) {
   if (n >= Lanes) return loadBf16(from);
   uint16_t halves[Lanes] = {};
@@ -148,31 +216,6 @@ inline Vector vectorAt(const cpu::Vectors& from, int64_t position) {
   if (from.halves) return {nullptr, reinterpret_cast<const uint16_t*>(from.ring) + offset, false};
   return {reinterpret_cast<const float*>(from.ring) + offset, nullptr, false};
 }
-
-// Every lane as two bf16, widened: the one in the low half of its bits, and the one in the high half.
-#if defined(SELSCAN_AVX512)
-inline F32 lowHalf(F32 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 16))}; }
-inline F32 highHalf(F32 x) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
-#elif defined(SELSCAN_AVX2)
-inline F32 lowHalf(F32 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 16))}; }
-inline F32 highHalf(F32 x) {
-  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
-#else
-inline F32 changeBits(F32 x, uint32_t mask, int shift) {
-  for (float& lane : x.v) {
-    uint32_t bits;
-    std::memcpy(&bits, &lane, 4);
-    bits = (bits & mask) << shift;
-    std::memcpy(&lane, &bits, 4);
-  }
-  return x;
-}
-inline F32 lowHalf(F32 x) { return changeBits(x, 0xffffu, 16); }
-inline F32 highHalf(F32 x) { return changeBits(x, 0xffff0000u, 0); }
-#endif
 
 // Rows become columns: x[i] lane j and x[j] lane i change places.
 #if defined(SELSCAN_AVX512)
@@ -234,6 +277,7 @@ inline void transpose(F32* x) {
 #endif
 
 // One vector of keys in a ring, Lanes rows of headDim, as columns. Rows that follow soon are asked for.
+constexpr int Ahead = 16;
 inline void turn(const float* rows, int64_t headDim, int64_t line, float* to) {
   for (int64_t d = 0; d < headDim; d += Lanes) {
     F32 x[Lanes];
@@ -247,7 +291,8 @@ inline void turn(const float* rows, int64_t headDim, int64_t line, float* to) {
     for (int i = 0; i < Lanes; i++) store(to + (d + i) * line, x[i]);
   }
 }
-// Two bf16 of one key are turned as one word of 32 bits.
+// Two bf16 of one key are turned as one word of 32 bits, which is left whole or taken apart.
+template <bool Halves>
 inline void turn(const uint16_t* rows, int64_t headDim, int64_t line, float* to) {
   for (int64_t d = 0; d < headDim; d += 2 * Lanes) {
     F32 x[Lanes];
@@ -259,14 +304,20 @@ inline void turn(const uint16_t* rows, int64_t headDim, int64_t line, float* to)
     transpose(x);
     SELSCAN_UNROLL
     for (int i = 0; i < Lanes; i++) {
-      store(to + (d + 2 * i) * line, lowHalf(x[i]));
-      store(to + (d + 2 * i + 1) * line, highHalf(x[i]));
+      if constexpr (Halves) {
+        store(to + (d / 2 + i) * line, x[i]);
+      } else {
+        store(to + (d + 2 * i) * line, lowHalf(x[i]));
+        store(to + (d + 2 * i + 1) * line, highHalf(x[i]));
+      }
     }
   }
 }
 
 // to[dim][key] for keys [span.begin, span.end) after position `start`, a multiple of Lanes where a ring is read; vectors of keys
-// begin at multiples of Lanes, and lanes beside the span repeat its ends. A line of `to` holds `line` keys.
+// begin at multiples of Lanes, and lanes beside the span repeat its ends. A line of `to` holds `line` keys. With Halves, which is for
+// bf16 and even headDim, two dims share a line, each a half of a float's bits.
+template <bool Halves = false>
 inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int64_t line, float* to) {
   for (int first = span.begin / Lanes * Lanes; first < span.end; first += Lanes) {
     Vector rows[Lanes];
@@ -280,7 +331,7 @@ inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int
       continue;
     }
     if (whole && from.halves && from.headDim % (2 * Lanes) == 0) {
-      turn(rows[0].halves, from.headDim, line, to + first);
+      turn<Halves>(rows[0].halves, from.headDim, line, to + first);
       continue;
     }
     for (int64_t d = 0; d < from.headDim; d += Lanes) {
@@ -289,7 +340,10 @@ inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int
       SELSCAN_UNROLL
       for (int i = 0; i < Lanes; i++) x[i] = rows[i].at(d, n);
       transpose(x);
-      for (int i = 0; i < n; i++) store(to + (d + i) * line + first, x[i]);
+      if constexpr (Halves)
+        for (int i = 0; i < n; i += 2) store(to + (d + i) / 2 * line + first, together(x[i], x[i + 1]));
+      else
+        for (int i = 0; i < n; i++) store(to + (d + i) * line + first, x[i]);
     }
   }
 }

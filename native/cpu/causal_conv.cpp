@@ -84,7 +84,6 @@ void convolveRow(const Conv& conv, const int32_t* lines, int64_t row, int64_t be
 }  // namespace
 
 void causalConv(const Call& call) {
-  checkNoScalar(call);
   const auto [x, weight, bias, segments, initial, carried] = call.in<6>();
   const auto [y, final, start] = call.out<3>();
   const int64_t rows = x[0], inner = x[1], count = segments[0];
@@ -114,7 +113,7 @@ void causalConv(const Call& call) {
 #else
 namespace selscan::cpu {
 
-KERNEL(causalConv, cpu, "x weight bias? segments initial? carried? -> y final start; silu", .run = DISPATCH(causalConv),
+KERNEL(causalConv, cpu, "x weight bias? segments initial? carried?* -> y final start; silu", .run = DISPATCH(causalConv),
        .limit = ops::convLimit,
        .workspaceBytes = [](const Call& call) {
          const int64_t rows = call.inputs[0][0], inner = call.inputs[0][1], width = call.inputs[1][2], segments = call.inputs[3][0];

@@ -149,7 +149,6 @@ void gradChannels(const ConvGrad& conv, const Tensor& segments, int64_t task) {
 }  // namespace
 
 void causalConvGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, dfinal, x, weight, bias, segments, start] = call.in<7>();
   const auto [dx, dweight, dbias, dinitial] = call.out<4>();
   const int64_t rows = x[0], inner = x[1], width = weight[2], size = inner * (width - 1);

@@ -11,21 +11,10 @@
 #include "cpu/each_isa.h"
 
 #ifdef ISA
+#include "cpu/elements.h"
+
 namespace selscan::ISA {
 namespace {
-
-constexpr int64_t Block = 4096;  // 16 KB per operand: stays in L1, and a task costs far more than handing it out
-
-// body(i, n): elements [i, i + n), n ≤ Lanes.
-template <class Body>
-void overElements(int64_t count, Body body) {
-  cpu::parallel((count + Block - 1) / Block, [&](int64_t block) {
-    const int64_t begin = block * Block, end = begin + Block < count ? begin + Block : count;
-    int64_t i = begin;
-    for (; i + Lanes <= end; i += Lanes) body(i, Lanes);
-    if (i < end) body(i, static_cast<int>(end - i));
-  });
-}
 
 template <class Function>
 void unary(const Call& call, Function function) {
@@ -112,9 +101,9 @@ KERNEL(silu, cpu, "x -> y", .run = DISPATCH(siluForward),
        .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
 KERNEL(siluGrad, cpu, "dy x -> dx", .run = DISPATCH(siluBackward),
        .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {"..."}); }, .inPlace = {{0, 0}, {0, 1}})
-KERNEL(accumulate, cpu, "total x ->", .run = DISPATCH(accumulate),
+KERNEL(accumulate, cpu, "total* x ->", .run = DISPATCH(accumulate),
        .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {}); })
-KERNEL(overwrite, cpu, "total x ->", .run = DISPATCH(overwrite),
+KERNEL(overwrite, cpu, "total* x ->", .run = DISPATCH(overwrite),
        .limit = [](const Call& call) { return dimsMismatch(call, {"...", "..."}, {}); })
 }  // namespace selscan::cpu
 #endif

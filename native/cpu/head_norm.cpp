@@ -11,31 +11,17 @@
 #include "cpu/each_isa.h"
 
 #ifdef ISA
+#include "cpu/elements.h"
+
 namespace selscan::ISA {
 namespace {
 
 constexpr int64_t RowBlock = 32;        // of the gradient: its partial sums are 1/(32·heads) of the activations
 constexpr int64_t TaskElements = 8192;  // of the forward pass: a task takes microseconds
 
-// body(i, n) over [0, count), n ≤ Lanes.
-template <class Body>
-inline void overHead(int64_t count, Body body) {
-  int64_t i = 0;
-  for (; i + Lanes <= count; i += Lanes) body(i, Lanes);
-  if (i < count) body(i, static_cast<int>(count - i));
-}
-// Σ term(i, n) in one fixed order.
-template <class Term>
-inline float sumOver(int64_t count, Term term) {
-  F32 total = set(0.0f);
-  overHead(count, [&](int64_t i, int n) { total = total + term(i, n); });
-  return sum(total);
-}
-
 }  // namespace
 
 void gatedHeadNorm(const Call& call) {
-  checkNoScalar(call);
   const auto [x, gate, weight] = call.in<3>();
   const auto [y, rstd] = call.out<2>();
   const int64_t rows = x[0], value = weight[0], heads = x[1] / value, block = std::max<int64_t>(1, TaskElements / x[1]);
@@ -52,7 +38,7 @@ void gatedHeadNorm(const Call& call) {
       const float scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(value) + eps);
       if (inverse) inverse[one] = scale;
       if (!to) continue;
-      overHead(value, [=](int64_t i, int n) {
+      overVectors(0, value, [=](int64_t i, int n) {
         store(to + at + i, load(from + at + i, n) * set(scale) * load(gain + i, n) * silu(load(gates + at + i, n)), n);
       });
     }
@@ -60,7 +46,6 @@ void gatedHeadNorm(const Call& call) {
 }
 
 void gatedHeadNormGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, x, gate, weight, rstd] = call.in<5>();
   const auto [dx, dgate, dweight] = call.out<3>();
   const int64_t rows = x[0], value = weight[0], heads = x[1] / value, blocks = (rows + RowBlock - 1) / RowBlock;
@@ -77,7 +62,7 @@ void gatedHeadNormGrad(const Call& call) {
         return through(i, n) * load(gain + i, n) * (load(from + at + i, n) * scale);
       });
       const F32 mean = set(dot / static_cast<float>(value));
-      overHead(value, [=](int64_t i, int n) {
+      overVectors(0, value, [=](int64_t i, int n) {
         const F32 normal = load(from + at + i, n) * scale, d = through(i, n), g = load(gain + i, n);
         const F32 slope = load(gradient + at + i, n) * normal * g * siluGrad(load(gates + at + i, n));
         store(gains + i, fma(d, normal, load(gains + i, n)), n);
@@ -86,15 +71,7 @@ void gatedHeadNormGrad(const Call& call) {
       });
     }
   });
-  if (!dweight) return;
-  float* sums = dweight.f32();
-  cpu::parallel((value + 255) / 256, [=](int64_t task) {
-    for (int64_t i = task * 256; i < std::min(value, (task + 1) * 256); i++) {
-      double total = 0;
-      for (int64_t block = 0; block < blocks; block++) total += partial[block * value + i];
-      sums[i] = static_cast<float>(total);
-    }
-  });
+  addLines(partial, blocks, value, dweight.f32());
 }
 
 }  // namespace selscan::ISA

@@ -77,7 +77,6 @@ void scaleByDerivative(const float* dy, const float* pre, float* dx, int64_t cou
 }  // namespace
 
 void linear(const Call& call) {
-  checkNoScalar(call);
   const auto [x, weight, bias, residual] = call.in<4>();
   const auto [y, pre] = call.out<2>();
   if (!y && !pre) return;
@@ -113,7 +112,6 @@ namespace selscan::cpu {
 namespace {
 
 void linearInputGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, weight] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -123,7 +121,6 @@ void linearInputGrad(const Call& call) {
 }
 
 void linearWeightGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, x] = call.in<2>();
   const auto [dweight] = call.out<1>();
   if (!dweight) return;

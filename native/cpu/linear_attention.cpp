@@ -190,7 +190,6 @@ void writeTail(const Attention& a, const Segment& segment, int64_t place) {
 }  // namespace
 
 void linearAttention(const Call& call) {
-  checkNoScalar(call);
   const auto [q, k, v, g, segments, initial, carried, tail] = call.in<8>();
   const auto [y, final, saved] = call.out<3>();
   const cpu::LinearPlan plan(call);
@@ -225,7 +224,7 @@ void linearAttention(const Call& call) {
 #else
 namespace selscan::cpu {
 
-KERNEL(linearAttention, cpu, "q k v g? segments initial? carried? tail? -> y final saved; heads scale retention",
+KERNEL(linearAttention, cpu, "q k v g? segments initial? carried?* tail?* -> y final saved; heads scale retention",
        .run = DISPATCH(linearAttention), .limit = ops::linearAttentionLimit,
        .workspaceBytes = [](const Call& call) { return LinearPlan(call).sizeBytes(); }, .checkInputs = ops::checkLinearAttention)
 

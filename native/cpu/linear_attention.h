@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cpu/plan.h"
 #include "cpu/spare_rows.h"
 #include "ops/linear_attention.h"
 
@@ -12,7 +13,6 @@ namespace selscan::cpu {
 
 using ops::ChunkRows, ops::KeyMax;
 
-constexpr int64_t LineLanes = 16;   // of the widest instruction set: lines of keys are padded to as many, sizes are the same on all
 constexpr int64_t ValueBlock = 64;  // columns of values of one task: S of 256 keys × 64 values is 64 KB
 
 // Shapes of one call.
@@ -21,7 +21,7 @@ struct LinearHeads {
 
   LinearHeads(const Tensor& k, const Tensor& v, const Attributes& attributes)
       : rows(k[0]), keys(k[1]), values(v[1]), heads(static_cast<int64_t>(attributes.number("heads"))), key(keys / heads),
-        value(values / heads), line((key + LineLanes - 1) / LineLanes * LineLanes), blocks((value + ValueBlock - 1) / ValueBlock) {}
+        value(values / heads), line(padded(key)), blocks((value + ValueBlock - 1) / ValueBlock) {}
   int width(int64_t block) const { return static_cast<int>(std::min(ValueBlock, value - block * ValueBlock)); }
   int64_t state() const { return heads * key * value; }
 };
@@ -29,8 +29,6 @@ struct LinearHeads {
 // Workspace of the forward pass, in floats. What does not depend on the values is computed once for all blocks of them: for every
 // row its decayed query and its weights for the rows of its chunk; for every chunk that moves S its decayed keys and its decay.
 struct LinearPlan : LinearHeads {
-  static constexpr int64_t WorkersMax = 32;  // bounds the copies of S
-
   int64_t segments, moves;
 
   explicit LinearPlan(const Call& call)
@@ -55,8 +53,6 @@ struct LinearPlan : LinearHeads {
 // Workspace of the backward pass: for each worker dS of one head, S of a block of values at the start of a saved state's chunks, and
 // these chunks.
 struct LinearGradPlan : LinearHeads {
-  static constexpr int64_t WorkersMax = 32;
-
   int64_t segments;
 
   explicit LinearGradPlan(const Call& call) : LinearHeads(call.inputs[3], call.inputs[4], call.attributes), segments(call.inputs[6][0]) {}

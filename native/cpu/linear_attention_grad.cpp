@@ -243,7 +243,6 @@ void gradSegment(const Walk& w) {
 }  // namespace
 
 void linearAttentionGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, dfinal, q, k, v, g, segments, saved] = call.in<8>();
   const auto [dq, dk, dv, dg, dinitial] = call.out<5>();
   const cpu::LinearGradPlan plan(call);

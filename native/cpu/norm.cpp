@@ -2,7 +2,7 @@
 //
 // Forward: blocks of rows over the threads, two passes over a row that stays in L1, four where it is centred. Backward: blocks of
 // 32 rows, each with its own line of partial sums for dweight and dbias; the lines are then added in rising order. Statistics are
-// f32, four vectors of partial sums wide (without them the additions' latency, not memory, bounds a row). Bound by memory.
+// f32, four vectors of partial sums wide. Bound by memory.
 //
 // A centred row's mean m is first taken as it comes: with n elements of size |m| its sum has an error of some 2⁻²³·|m| and more,
 // which would shift every result. But differences x − m are exact where x is near m (Sterbenz: within a factor of 2), and the mean
@@ -16,31 +16,13 @@
 #include "cpu/each_isa.h"
 
 #ifdef ISA
+#include "cpu/elements.h"
+
 namespace selscan::ISA {
 namespace {
 
 constexpr int64_t RowBlock = 32;      // of the gradient: its partial sums are 1/32 of the activations
 constexpr int64_t TaskElements = 8192;  // of the forward pass: a task takes microseconds
-
-// Σ term(i, n) over [0, dim) in one fixed order; term gives elements [i, i + n), n ≤ Lanes, and zeros in the lanes after them.
-template <class Term>
-inline float sumOver(int64_t dim, Term term) {
-  F32 totals[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};
-  int64_t i = 0;
-  for (; i + 4 * Lanes <= dim; i += 4 * Lanes)
-    for (int k = 0; k < 4; k++) totals[k] = totals[k] + term(i + k * Lanes, Lanes);
-  for (; i + Lanes <= dim; i += Lanes) totals[0] = totals[0] + term(i, Lanes);
-  if (i < dim) totals[1] = totals[1] + term(i, static_cast<int>(dim - i));
-  return sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
-}
-
-// body(i, n) over [0, dim), n ≤ Lanes.
-template <class Body>
-inline void overRow(int64_t dim, Body body) {
-  int64_t i = 0;
-  for (; i + Lanes <= dim; i += Lanes) body(i, Lanes);
-  if (i < dim) body(i, static_cast<int>(dim - i));
-}
 
 // x with zeros in the lanes from n on.
 inline F32 firstLanesOf(F32 x, int n) {
@@ -49,6 +31,9 @@ inline F32 firstLanesOf(F32 x, int n) {
   store(lanes, x);
   return load(lanes, n);
 }
+
+// A part of the weight; of none, ones.
+inline F32 gainAt(const float* weight, int64_t i, int n) { return weight ? load(weight + i, n) : set(1.0f); }
 
 struct Norm {
   const float *x, *weight, *bias, *residual;  // null: absent
@@ -86,15 +71,14 @@ void normaliseRow(const Norm& norm, int64_t row) {
   const float scale = 1.0f / __builtin_sqrtf(total / size + norm.eps);
   if (norm.rstd) norm.rstd[row] = scale;
   if (!norm.y) return;
-  overRow(norm.dim, [&](int64_t i, int n) {
-    const F32 normal = centred(i, n) * set(scale), gain = load(norm.weight + i, n);
+  overVectors(0, norm.dim, [&](int64_t i, int n) {
+    const F32 normal = centred(i, n) * set(scale), gain = gainAt(norm.weight, i, n);
     store(norm.y + at + i, norm.bias ? fma(normal, gain, load(norm.bias + i, n)) : normal * gain, n);
   });
 }
 
 template <bool Centred>
 void normalise(const Call& call) {
-  checkNoScalar(call);
   const auto [x, weight, bias, residual] = call.in<4>();
   const int64_t rows = x[0], dim = x[1], block = TaskElements / dim > 0 ? TaskElements / dim : 1;
   const Norm norm{x.f32(), weight.f32(), bias.f32(), residual.f32(), call.outputs[0].f32(), call.outputs[1].f32(),
@@ -107,7 +91,7 @@ void normalise(const Call& call) {
 }
 
 struct NormGrad {
-  const float *dy, *dsum, *x, *weight, *mean, *rstd;  // dy, dsum, mean null: zeros
+  const float *dy, *dsum, *x, *weight, *mean, *rstd;  // dy, dsum, mean null: zeros; weight null: ones
   float *dx;                                          // null: nobody reads it
   int64_t dim;
 };
@@ -120,7 +104,7 @@ void gradRow(const NormGrad& norm, int64_t row, float* gains, float* shifts) {
   const F32 scale = set(norm.rstd[row]), mean = set(Centred ? norm.mean[row] : 0.0f);
   F32 rest = set(0.0f), level = set(0.0f);  // level: mean(g)
   const auto given = [&](int64_t i, int n) { return norm.dy ? load(norm.dy + at + i, n) : set(0.0f); };
-  const auto through = [&](int64_t i, int n) { return given(i, n) * load(norm.weight + i, n); };
+  const auto through = [&](int64_t i, int n) { return given(i, n) * gainAt(norm.weight, i, n); };
   const auto centred = [&](int64_t i, int n) {
     const F32 value = load(norm.x + at + i, n);
     return Centred ? value - mean - rest : value;
@@ -130,36 +114,19 @@ void gradRow(const NormGrad& norm, int64_t row, float* gains, float* shifts) {
     level = set(sumOver(norm.dim, through) / size);
   }
   const F32 slope = set(sumOver(norm.dim, [&](int64_t i, int n) { return through(i, n) * (centred(i, n) * scale); }) / size);
-  overRow(norm.dim, [&](int64_t i, int n) {
+  overVectors(0, norm.dim, [&](int64_t i, int n) {
     const F32 d = given(i, n), normal = centred(i, n) * scale;
     store(gains + i, fma(d, normal, load(gains + i, n)), n);
     store(shifts + i, load(shifts + i, n) + d, n);
     if (!norm.dx) return;
-    const F32 gradient = d * load(norm.weight + i, n), inside = Centred ? gradient - level : gradient;
+    const F32 gradient = d * gainAt(norm.weight, i, n), inside = Centred ? gradient - level : gradient;
     const F32 dx = scale * (inside - normal * slope);
     store(norm.dx + at + i, norm.dsum ? dx + load(norm.dsum + at + i, n) : dx, n);
   });
 }
 
-// dweight and dbias from the blocks' lines of partial sums.
-void addLines(const float* gainPartial, const float* shiftPartial, int64_t blocks, int64_t dim, float* gains, float* shifts) {
-  cpu::parallel((dim + 255) / 256, [=](int64_t task) {
-    const int64_t end = (task + 1) * 256 < dim ? (task + 1) * 256 : dim;
-    for (int64_t i = task * 256; i < end; i++) {
-      double gainSum = 0, shiftSum = 0;
-      for (int64_t block = 0; block < blocks; block++) {
-        gainSum += gainPartial[block * dim + i];
-        shiftSum += shiftPartial[block * dim + i];
-      }
-      if (gains) gains[i] = static_cast<float>(gainSum);
-      if (shifts) shifts[i] = static_cast<float>(shiftSum);
-    }
-  });
-}
-
 template <bool Centred>
 void normaliseGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dx, dweight, dbias] = call.out<3>();
   const Tensor &x = call.inputs[2], &rstd = call.inputs[Centred ? 5 : 4];
   const int64_t rows = x[0], dim = x[1], blocks = (rows + RowBlock - 1) / RowBlock;
@@ -172,7 +139,8 @@ void normaliseGrad(const Call& call) {
     const int64_t end = (block + 1) * RowBlock < rows ? (block + 1) * RowBlock : rows;
     for (int64_t row = block * RowBlock; row < end; row++) gradRow<Centred>(norm, row, gains, shifts);
   });
-  addLines(gainPartial, shiftPartial, blocks, dim, dweight.f32(), dbias.f32());
+  addLines(gainPartial, blocks, dim, dweight.f32());
+  addLines(shiftPartial, blocks, dim, dbias.f32());
 }
 
 }  // namespace
@@ -189,8 +157,8 @@ static size_t partialBytes(const Call& call) {
   const Tensor& x = call.inputs[2];
   return static_cast<size_t>((x[0] + 31) / 32 * x[1]) * 2 * sizeof(float);
 }
-KERNEL(rmsNorm, cpu, "x weight bias? residual? -> y sum rstd; eps dtype", .run = DISPATCH(rmsNorm), .limit = ops::rmsNormLimit)
-KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight rstd -> dx dweight dbias", .run = DISPATCH(rmsNormGrad), .limit = ops::rmsNormGradLimit,
+KERNEL(rmsNorm, cpu, "x weight? bias? residual? -> y sum rstd; eps dtype", .run = DISPATCH(rmsNorm), .limit = ops::rmsNormLimit)
+KERNEL(rmsNormGrad, cpu, "dy? dsum? x weight? rstd -> dx dweight dbias", .run = DISPATCH(rmsNormGrad), .limit = ops::rmsNormGradLimit,
        .workspaceBytes = partialBytes)
 KERNEL(layerNorm, cpu, "x weight bias? residual? -> y sum mean rstd; eps dtype", .run = DISPATCH(layerNorm), .limit = ops::layerNormLimit)
 KERNEL(layerNormGrad, cpu, "dy? dsum? x weight mean rstd -> dx dweight dbias", .run = DISPATCH(layerNormGrad),

@@ -16,7 +16,6 @@ namespace {
 size_t bytesOf(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
 
 void fold(const Call& call) {
-  checkNoScalar(call);
   const auto [x] = call.in<1>();
   const auto [y] = call.out<1>();
   if (!y || y.data == x.data) return;
@@ -29,7 +28,6 @@ void fold(const Call& call) {
 }
 
 void patchRows(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments, carried] = call.in<3>();
   const auto [y] = call.out<1>();
   const int64_t width = x ? x[1] : carried[1], dim = width / static_cast<int64_t>(call.attributes.number("patch"));
@@ -53,7 +51,6 @@ void patchRows(const Call& call) {
 }
 
 void patchRowsGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, segments] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -69,7 +66,7 @@ void patchRowsGrad(const Call& call) {
 }
 
 KERNEL(fold, cpu, "x -> y; width", .run = fold, .limit = ops::foldLimit, .inPlace = {{0, 0}})
-KERNEL(patchRows, cpu, "x? segments carried? -> y; rows patch", .run = patchRows, .limit = ops::patchRowsLimit,
+KERNEL(patchRows, cpu, "x? segments carried?* -> y; rows patch", .run = patchRows, .limit = ops::patchRowsLimit,
        .checkInputs = ops::checkPatchRows)
 KERNEL(patchRowsGrad, cpu, "dy segments -> dx; patch", .run = patchRowsGrad, .limit = ops::patchRowsGradLimit,
        .checkInputs = ops::checkPatchRowsGrad)

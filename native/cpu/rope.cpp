@@ -82,26 +82,18 @@ void turnRow(const ops::Turn& turn, const Table& table, const float* x, int64_t 
 }  // namespace
 
 void rope(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments] = call.in<2>();
   const auto [y] = call.out<1>();
   if (!y) return;
   const ops::Turn turn = ops::turnOf(call.attributes);
   const ops::Steps steps = ops::stepsOf(turn, call.attributes.number("base"));
-  const int64_t rows = x[0], width = x[1], count = segments[0];
-  const int32_t* lines = segments.i32();
+  const int64_t rows = x[0], width = x[1];
   const float* from = x.f32();
   float* to = y.f32();
-  cpu::parallel((rows + RowsPerTask - 1) / RowsPerTask, [&, from, to](int64_t task) {
-    const int64_t first = task * RowsPerTask, last = std::min(rows, first + RowsPerTask);
+  cpu::overSegmentRows(segments, rows, RowsPerTask, [&, from, to](const Segment& segment, int64_t row) {
     Table table;
-    for (int64_t s = 0; s < count; s++) {
-      const Segment segment = segmentAt(lines, s);
-      for (int64_t row = std::max<int64_t>(first, segment.begin); row < std::min<int64_t>(last, segment.end); row++) {
-        fill(turn, steps, static_cast<uint64_t>(segment.position + (row - segment.begin)), table);
-        turnRow(turn, table, from + row * width, width, to + row * width);
-      }
-    }
+    fill(turn, steps, static_cast<uint64_t>(segment.position + (row - segment.begin)), table);
+    turnRow(turn, table, from + row * width, width, to + row * width);
   });
   cpu::zeroSpareRows(segments, rows, width, to);
 }

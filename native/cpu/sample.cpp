@@ -252,9 +252,9 @@ void recordTokens(const Call& call) {
   });
 }
 
-KERNEL(sample, cpu, "logits settings limits position history? -> ids logprobs", .run = sample, .limit = ops::sampleLimit,
+KERNEL(sample, cpu, "logits settings limits position history?* -> ids logprobs", .run = sample, .limit = ops::sampleLimit,
        .workspaceBytes = sampleBytes, .checkInputs = ops::checkSample)
-KERNEL(recordTokens, cpu, "ids segments history ->", .run = recordTokens, .limit = ops::recordLimit, .checkInputs = ops::checkRecord)
+KERNEL(recordTokens, cpu, "ids segments history* ->", .run = recordTokens, .limit = ops::recordLimit, .checkInputs = ops::checkRecord)
 
 }  // namespace
 }  // namespace selscan::cpu

@@ -94,7 +94,6 @@ void scanSegment(const Scan& scan, const cpu::ChannelBlock& block, const Segment
 }  // namespace
 
 void selectiveScan(const Call& call) {
-  checkNoScalar(call);
   const auto [x, delta, A, B, C, D, z, bias, segments, initial, carried] = call.in<11>();
   const auto [y, final, saved] = call.out<3>();
   const int64_t rows = x[0], inner = x[1], state = A[1];
@@ -117,7 +116,7 @@ void selectiveScan(const Call& call) {
 #else
 namespace selscan::cpu {
 
-KERNEL(selectiveScan, cpu, "x delta A B C D? z? bias? segments initial? carried? -> y final saved; softplus",
+KERNEL(selectiveScan, cpu, "x delta A B C D? z? bias? segments initial? carried?* -> y final saved; softplus",
        .run = DISPATCH(selectiveScan), .limit = ops::scanLimit, .checkInputs = ops::checkScan)
 
 }  // namespace selscan::cpu

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "cpu/plan.h"
 #include "cpu/spare_rows.h"
 #include "ops/selective_scan.h"
 
@@ -34,10 +35,8 @@ struct ChannelBlocks {
 // Channels of a group are cut into stripes and segments into parts; a task is one stripe × one part. Sums over channels
 // (dB, dC) are added up per stripe, sums over rows (dA, dD, dbias) per part, and both then in rising order.
 struct ScanGradPlan {
-  static constexpr int64_t Width = 16;        // lanes of the widest instruction set: sizes are the same on all
   static constexpr int64_t PartsMax = 8;      // bounds the copies of dA
   static constexpr int64_t PartialMax = 256;  // floats per row of partial dB, and of dC: 2 KB per row in all
-  static constexpr int64_t WorkersMax = 32;   // bounds the copies of the tile
   static constexpr int64_t TileFloats = 9 * ScanChunk * Width + (ScanChunk + 1) * Width * Width + 2 * ScanChunk * ScanStateMax;
 
   int64_t rows, padded, state, groups, stripes, parts;
@@ -58,7 +57,7 @@ struct ScanGradPlan {
   int64_t dbias(int64_t part) const { return dD(parts) + part * padded; }
   int64_t dB() const { return dbias(parts); }  // [groups·stripes][rows][state]; none with one stripe
   int64_t dC() const { return dB() + (stripes > 1 ? groups * stripes * rows * state : 0); }
-  int64_t tiles() const { return (2 * dC() - dB() + Width - 1) / Width * Width; }
+  int64_t tiles() const { return selscan::cpu::padded(2 * dC() - dB()); }
   size_t sizeBytes() const { return sizeof(float) * static_cast<size_t>(tiles() + workers() * TileFloats); }
 };
 

@@ -286,7 +286,6 @@ void addParts(const ScanGrad& scan, const cpu::ScanGradPlan& plan, const cpu::Ch
 }  // namespace
 
 void selectiveScanGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, dfinal, x, delta, A, B, C, D, z, bias, segments, saved] = call.in<12>();
   const auto [dx, ddelta, dA, dB, dC, dD, dz, dbias, dinitial] = call.out<9>();
   const int64_t rows = x[0], inner = x[1], bands = B[1], state = A[1];

@@ -84,6 +84,8 @@ inline F32 loadF16(const uint16_t* p) SELSCAN_EACH_LANE(fromF16(p[i]))
 inline void storeBf16(uint16_t* p, F32 x) {
   for (int i = 0; i < Lanes; i++) p[i] = toBf16(x.v[i]);
 }
+// The nearest bf16, to even; a NaN stays one.
+inline F32 roundedToBf16(F32 x) SELSCAN_EACH_LANE(fromBf16(toBf16(x.v[i])))
 #undef SELSCAN_EACH_LANE
 }  // namespace selscan::portable
 
@@ -143,13 +145,16 @@ inline F32 loadBf16(const uint16_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
 }
 inline F32 loadF16(const uint16_t* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
-inline void storeBf16(uint16_t* p, F32 x) {
-  const __m256i bits = _mm256_castps_si256(x.v);
+inline F32 roundedToBf16(F32 x) {
+  const __m256i bits = _mm256_castps_si256(x.v), high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-  const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-  rounded = _mm256_blendv_epi8(rounded, quiet, nan);
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256 any = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), _mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  return {_mm256_and_ps(any, _mm256_castsi256_ps(high))};
+}
+inline void storeBf16(uint16_t* p, F32 x) {
+  const __m256i rounded = _mm256_srli_epi32(_mm256_castps_si256(roundedToBf16(x).v), 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
@@ -207,12 +212,16 @@ inline F32 loadBf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
 inline F32 loadF16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
-inline void storeBf16(uint16_t* p, F32 x) {
-  const __m512i bits = _mm512_castps_si512(x.v);
+inline F32 roundedToBf16(F32 x) {
+  const __m512i bits = _mm512_castps_si512(x.v), high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
-  rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), rounded, quiet);
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __m512i any = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), rounded, quiet);
+  return {_mm512_castsi512_ps(_mm512_and_si512(any, high))};
+}
+inline void storeBf16(uint16_t* p, F32 x) {
+  const __m512i rounded = _mm512_srli_epi32(_mm512_castps_si512(roundedToBf16(x).v), 16);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
 }
 }  // namespace selscan::avx512

@@ -9,26 +9,10 @@
 #include "cpu/each_isa.h"
 
 #ifdef ISA
+#include "cpu/elements.h"
+
 namespace selscan::ISA {
-namespace {
-
-constexpr int64_t Block = 4096;  // 16 KB per operand, as in elementwise.cpp
-
-// body(i, n): elements [i, i + n), n ≤ Lanes.
-template <class Body>
-void overElements(int64_t count, Body body) {
-  cpu::parallel((count + Block - 1) / Block, [&](int64_t block) {
-    const int64_t end = (block + 1) * Block < count ? (block + 1) * Block : count;
-    int64_t i = block * Block;
-    for (; i + Lanes <= end; i += Lanes) body(i, Lanes);
-    if (i < end) body(i, static_cast<int>(end - i));
-  });
-}
-
-}  // namespace
-
 void swigluForward(const Call& call) {
-  checkNoScalar(call);
   const auto [gate, up] = call.in<2>();
   const auto [y] = call.out<1>();
   if (!y) return;
@@ -39,7 +23,6 @@ void swigluForward(const Call& call) {
 
 // silu′(v) = σ(v)·(1 + v·(1 − σ(v))): σ is made once for both gradients.
 void swigluBackward(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, gate, up] = call.in<3>();
   const auto [dgate, dup] = call.out<2>();
   const float *gradients = dy.f32(), *gates = gate.f32(), *ups = up.f32();

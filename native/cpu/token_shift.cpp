@@ -21,27 +21,14 @@ void copy(float* to, const float* from, int64_t count) {
   from ? std::memcpy(to, from, bytes) : std::memset(to, 0, bytes);
 }
 
-// body(segment, row) for every row of every segment, in blocks of rows over the threads.
-template <class Body>
-void overSegmentRows(const Tensor& segments, int64_t rows, Body body) {
-  parallel((rows + RowBlock - 1) / RowBlock, [&](int64_t block) {
-    const int64_t first = block * RowBlock, last = std::min(rows, first + RowBlock);
-    for (int64_t s = 0; s < segments[0]; s++) {
-      const Segment segment = segmentAt(segments.i32(), s);
-      for (int64_t row = std::max<int64_t>(first, segment.begin); row < std::min<int64_t>(last, segment.end); row++) body(segment, row);
-    }
-  });
-}
-
 void tokenShift(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments, carried] = call.in<3>();
   const auto [y] = call.out<1>();
   const int64_t rows = x[0], dim = x[1], half = ops::shiftedColumns(dim), kept = dim - half;
   const float* from = x.f32();
   float *to = y.f32(), *slots = carried.f32();
   if (to) {
-    overSegmentRows(segments, rows, [=](const Segment& segment, int64_t row) {
+    overSegmentRows(segments, rows, RowBlock, [=](const Segment& segment, int64_t row) {
       const float* slot = slots && segment.from > 0 ? slots + segment.from * half : nullptr;
       copy(to + row * dim, from + row * dim, kept);
       copy(to + row * dim + kept, row > segment.begin ? from + (row - 1) * dim + kept : slot, half);
@@ -57,21 +44,20 @@ void tokenShift(const Call& call) {
 }
 
 void tokenShiftGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, segments] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
   const int64_t rows = dy[0], dim = dy[1], half = ops::shiftedColumns(dim), kept = dim - half;
   const float* from = dy.f32();
   float* to = dx.f32();
-  overSegmentRows(segments, rows, [=](const Segment& segment, int64_t row) {
+  overSegmentRows(segments, rows, RowBlock, [=](const Segment& segment, int64_t row) {
     copy(to + row * dim, from + row * dim, kept);
     copy(to + row * dim + kept, row + 1 < segment.end ? from + (row + 1) * dim + kept : nullptr, half);
   });
   zeroSpareRows(segments, rows, dim, to);
 }
 
-KERNEL(tokenShift, cpu, "x segments carried? -> y", .run = tokenShift, .limit = ops::shiftLimit, .checkInputs = ops::checkShift)
+KERNEL(tokenShift, cpu, "x segments carried?* -> y", .run = tokenShift, .limit = ops::shiftLimit, .checkInputs = ops::checkShift)
 KERNEL(tokenShiftGrad, cpu, "dy segments -> dx", .run = tokenShiftGrad, .limit = ops::shiftGradLimit, .checkInputs = ops::checkShiftGrad)
 
 }  // namespace

@@ -2,12 +2,11 @@
 // lib/ops/attention.ts.
 #pragma once
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <string>
 
 #include "core/segments.h"
 #include "ops/linear.h"
+#include "ops/whole.h"
 
 namespace selscan::ops {
 
@@ -36,10 +35,8 @@ inline Heads headsOf(const Attributes& attributes) {
 // What is wrong with the attributes and a ring, in words; empty when nothing is.
 inline std::string headsLimit(const Call& call, const Tensor& qkv, const Tensor& keys) {
   for (const char* name : {"heads", "kvHeads", "headDim", "window"}) {
-    const double value = call.attributes.number(name);
-    const bool whole = value >= 0 && value <= std::numeric_limits<int32_t>::max() && value == std::floor(value);
-    if (!whole || (value == 0 && std::string_view(name) != "window"))
-      return std::string(name) + " is a whole number, got " + std::to_string(value);
+    const std::string wrong = wholeLimit(call, name, std::string_view(name) == "window" ? 0 : 1);
+    if (!wrong.empty()) return wrong;
   }
   const Heads heads = headsOf(call.attributes);
   if (heads.headDim > HeadDimMax) return "headDim is 1 to 256, got " + std::to_string(heads.headDim);
@@ -79,15 +76,16 @@ inline std::string attentionLimit(const Call& call) {
 
 inline std::string attentionGradLimit(const Call& call) {
   std::string wrong = dimsMismatch(call,
-                                   {"activation rows width", "activation rows packed", "activation rows width", "rows heads", "i32 segments 5",
-                                    "? i32 segments", "? float slots kv capacity size", "? float slots kv capacity size"},
+                                   {"activation rows width", "activation rows packed", "activation rows width", "rows heads",
+                                    "i32 segments 5", "? i32 segments", "? float slots kv capacity size", "? float slots kv capacity size"},
                                    {"activation rows packed"});
   if (wrong.empty()) wrong = precisionLimit(call);
   if (wrong.empty()) wrong = ringLimit(call, 5);
   if (wrong.empty()) wrong = headsLimit(call, call.inputs[1], call.inputs[6]);
   if (!wrong.empty()) return wrong;
   const Heads heads = headsOf(call.attributes);
-  return call.inputs[0][1] == heads.width() && call.inputs[3][1] == heads.heads ? "" : "dy and y have heads·headDim columns and lse heads, got others";
+  const bool fits = call.inputs[0][1] == heads.width() && call.inputs[3][1] == heads.heads;
+  return fits ? "" : "dy and y have heads·headDim columns and lse heads, got others";
 }
 
 // For .checkInputs: segments, and rings where they are given, each in range, used once, and large enough for what its segment sees and

@@ -7,6 +7,7 @@
 
 #include "core/dims.h"
 #include "core/segments.h"
+#include "ops/whole.h"
 
 namespace selscan::ops {
 
@@ -40,7 +41,7 @@ constexpr int ChunksOfSave = SaveRows / ChunkRows + 1;
 constexpr int64_t savedState(int64_t begin, int64_t s) { return begin / SaveRows + s; }
 inline int64_t savedStates(int64_t rows, int64_t segments) { return (rows + SaveRows - 1) / SaveRows + segments; }
 
-// The factor a of head h in multi-scale retention, exact for h < 19.
+// The factor a of head h in multi-scale retention, exact for h < 20; above, the nearest f32 is 1.
 inline float retentionDecay(int64_t h) {
   return static_cast<float>(1.0 - std::ldexp(1.0, -5 - static_cast<int>(std::min<int64_t>(h, 1000))));
 }
@@ -50,7 +51,7 @@ inline std::string headLimit(const Call& call, const Tensor& k, const Tensor& v,
   const double asked = call.attributes.number("heads");
   const auto heads = static_cast<int64_t>(asked >= 1 && asked <= static_cast<double>(k[1]) ? asked : 0);
   if (heads == 0 || asked != static_cast<double>(heads) || k[1] % heads != 0 || v[1] % heads != 0)
-    return "heads divides the columns of q, k and v, got " + std::to_string(asked);
+    return "heads divides the columns of q, k and v, got " + numberText(asked);
   const int64_t key = k[1] / heads, value = v[1] / heads;
   if (key > KeyMax || value > ValueMax)
     return "a head has at most 256 keys and 512 values, got " + std::to_string(key) + " and " + std::to_string(value);

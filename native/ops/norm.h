@@ -22,7 +22,7 @@ inline std::string normLimit(const Call& call, const std::string& wrong) {
 }
 inline std::string rmsNormLimit(const Call& call) {
   const char* rows = each(call, "float rows dim", "rows dim");
-  return normLimit(call, dimsMismatch(call, {rows, "dim", "? dim", "? rows dim"}, {rows, "rows dim", "rows"}));
+  return normLimit(call, dimsMismatch(call, {rows, "? dim", "? dim", "? rows dim"}, {rows, "rows dim", "rows"}));
 }
 inline std::string layerNormLimit(const Call& call) {
   const char* rows = each(call, "float rows dim", "rows dim");
@@ -32,7 +32,7 @@ inline std::string layerNormLimit(const Call& call) {
 inline std::string rmsNormGradLimit(const Call& call) {
   const std::string wrong = dimsMismatch(call,
                                          {each(call, "? float rows dim", "? rows dim"), "? rows dim",
-                                          each(call, "float rows dim", "rows dim"), "dim", "rows"},
+                                          each(call, "float rows dim", "rows dim"), "? dim", "rows"},
                                          {"rows dim", "dim", "dim"});
   return wrong.empty() ? tooWide(call.inputs[2][1]) : wrong;
 }
