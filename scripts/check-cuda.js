@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
- * Compiles every CUDA source for each architecture and holds each kernel to the registers it states ("// registers: 64" above
- * it): none may use more, spill, or keep a stack frame in local memory.
+ * Compiles every CUDA source for each architecture and holds each kernel to the registers it states above it: none may use more,
+ * spill, or keep a stack frame in local memory. "// registers: 64" is for all instances of a template;
+ * "// registers: 120 of <32, 1>, 152 of <64, 1>" for those that have these arguments, on as many lines as it takes.
  */
 import { execFile, spawnSync } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
@@ -22,22 +23,27 @@ const manifest = createRequire(import.meta.url)("../native/sources.cjs")
 const { findToolkit } = createRequire(import.meta.url)("../native/toolkit.cjs")
 const architectures = ["80", "90"]
 
-/** Registers stated for each kernel: of the file itself, and of the headers beside it that it includes. */
+/** What each kernel of a file and of the headers that it includes states: [registers, arguments of the instances, or ""]. */
 function statements(file, seen = new Set()) {
   if (seen.has(file)) return new Map()
   seen.add(file)
   const text = readFileSync(file, "utf8")
   const stated = new Map()
   for (const [, include] of text.matchAll(/^#include "(cuda\/[^"]+\.cuh)"/gm)) {
-    for (const [name, registers] of statements(join(root, "native", include), seen)) stated.set(name, registers)
+    for (const [name, limits] of statements(join(root, "native", include), seen)) stated.set(name, limits)
   }
-  for (const [, registers, name] of text.matchAll(
-    /\/\/ registers: (\d+).*\n(?:.*\n){0,2}?.*__global__[^;{]*?\bvoid (\w+)\(/g,
+  for (const [, comment, name] of text.matchAll(
+    /\/\/ registers: ((?:\d.*\n\/\/ )*\d.*)\n(?:.*\n){0,2}?.*__global__[^;{]*?\bvoid (\w+)\(/g,
   )) {
-    stated.set(name, Number(registers))
+    const limits = [...comment.matchAll(/(?:^|, |\/\/ )(\d+)(?: of (<[^>]+>))?/g)]
+    const parsed = limits.map(([, registers, instances = ""]) => [Number(registers), instances])
+    stated.set(name, parsed)
   }
   return stated
 }
+
+/** The limit of one instance: that of its arguments, or that of all. */
+const limitOf = (limits = [], full) => limits.find(([, instances]) => full.includes(instances))?.[0]
 
 function compile(nvcc, file, architecture, folder) {
   const output = join(folder, `${basename(file)}.${architecture}.cubin`)
@@ -97,7 +103,7 @@ async function check(nvcc, file, folder) {
     const found = instances(await compile(nvcc, file, architecture, folder))
     const names = demangled(found.map(({ name }) => name))
     for (const [i, instance] of found.entries()) {
-      rows.push({ ...instance, ...names[i], architecture, limit: stated.get(names[i].short) })
+      rows.push({ ...instance, ...names[i], architecture, limit: limitOf(stated.get(names[i].short), names[i].full) })
     }
   }
   return rows
@@ -105,7 +111,8 @@ async function check(nvcc, file, folder) {
 
 function judge(file, { full, architecture, registers, stack, spilled, limit }) {
   const where = `${file}: ${full} on sm_${architecture}`
-  if (limit === undefined) return `${where}: states no registers; write "// registers: N" above the kernel`
+  if (limit === undefined)
+    return `${where}: states no registers; write "// registers: N", or "N of <arguments>" for each instance, above the kernel`
   if (registers > limit) return `${where}: states ${limit} registers, uses ${registers}`
   if (spilled > 0) return `${where}: spills ${spilled} bytes`
   if (stack > 0) return `${where}: keeps ${stack} bytes in local memory`

@@ -132,7 +132,7 @@ void clipScale(const Call& call) {
   launch(deviceOf(call), {1u, 32}, clip, call.inputs[0].f32(), call.attributes.number("max"), norm.f32(), scale.f32());
 }
 
-KERNEL(adamW, cuda, "param grad m v rate step clip ->; beta1 beta2 eps decay", .run = adamW, .runAll = adamWAll,
+KERNEL(adamW, cuda, "param* grad m* v* rate step clip ->; beta1 beta2 eps decay", .run = adamW, .runAll = adamWAll,
        .limit = [](const Call& call) { return dimsMismatch(call, {"...", "...", "...", "...", "", "", ""}, {}); })
 KERNEL(clipScale, cuda, "squares -> norm scale; max", .run = clipScale,
        .limit = [](const Call& call) { return dimsMismatch(call, {""}, {"", ""}); })

@@ -5,22 +5,26 @@
 // head i mod group of the group. A tile is a number of consecutive packed rows of one segment and one kv head.
 //
 // A packed row's sums have one order, however its sequence is cut and whichever rows share its tile. Keys come in tiles of 64 at
-// absolute positions, and 4 tiles are a key block: 256 positions from a multiple of that. Within a block the softmax runs online,
+// absolute positions, and 2 tiles are a key block: 128 positions from a multiple of that. Within a block the softmax runs online,
 // from nothing; finished blocks are merged in rising order by `merge`. A tile or block in which a row sees nothing changes none
 // of its bits: it multiplies by 2⁰ and adds zeros. So a block of threads that goes through all key blocks, and many that take
 // one each and leave the merging to another kernel, give the same bits.
 //
+// The length of a key block is part of these bits. Longer ones leave one decoded row fewer blocks of threads (17 for each kv head
+// at a window of 2048), shorter ones cost more merging: of the instructions of two tiles it is a tenth. Both are counted, not
+// measured.
+//
 // All this is of finite numbers: a value of ∞ or NaN makes y NaN in every row whose tile of keys holds it, seen or not (0·∞).
 #pragma once
 #include "cuda/any_float.cuh"
-#include "cuda/block.cuh"
 #include "cuda/math.cuh"
+#include "cuda/segments.cuh"
 #include "ops/attention.h"
 
 namespace selscan::cuda::attention {
 
 constexpr int KeyTile = static_cast<int>(ops::KeyTile);
-constexpr int BlockTiles = 4, KeyBlock = BlockTiles * KeyTile;
+constexpr int BlockTiles = 2, KeyBlock = BlockTiles * KeyTile;
 constexpr float Nothing = -__builtin_huge_valf();  // the greatest score of no keys
 
 // Sizes and lines of a call. Rings are (slots, kvHeads, capacity, headDim).
@@ -68,25 +72,14 @@ struct Sequence {
 };
 __device__ __forceinline__ Sequence sequenceAt(const Geometry& g, int s) {
   if (s < 0) return {0, 0, 0, 0, 0};
-  const int32_t* line = g.segments + int64_t{5} * s;
+  const Segment segment = readSegment(g.segments, s);
   const int64_t ring = g.rings ? g.rings[s] : 0;
-  return {line[0], line[1] - line[0], line[2], ring > 0 ? 0 : int64_t{line[2]}, ring};
+  return {segment.begin, segment.end - segment.begin, segment.position, ring > 0 ? 0 : int64_t{segment.position}, ring};
 }
 
-// The used line for which of(begin, end, index) holds; −1: none. It holds for one at most. Every warp searches by itself.
-template <class Of>
-__device__ __forceinline__ int lineWhere(const Geometry& g, const Of& of) {
-  int found = -1;
-#pragma unroll 4
-  for (int i = laneIndex(); i < g.lines; i += 32) {
-    const int32_t* line = g.segments + int64_t{5} * i;
-    if (line[0] < line[1] && of(line[0], line[1], i)) found = i;
-  }
-  return overWarp(Maximum{}, found);
-}
 // The segment that holds the row.
 __device__ __forceinline__ Sequence sequenceOf(const Geometry& g, int row) {
-  return sequenceAt(g, lineWhere(g, [&](int begin, int end, int) { return begin <= row && row < end; }));
+  return sequenceAt(g, lineWhere(g.segments, g.lines, [row](const Segment& segment, int) { return segment.begin <= row && row < segment.end; }));
 }
 
 // Tiles of `size` entries, of which a row has `perRow`, lie in slots: those of line s from ⌊begin·perRow / size⌋ + s on. n entries
@@ -102,9 +95,9 @@ struct Place {
 template <int Size>
 __device__ __forceinline__ Place placeOf(const Geometry& g, int64_t slot, int perRow) {
   const auto firstSlot = [&](int begin, int s) { return int64_t{begin} * perRow / Size + s; };
-  const int s = lineWhere(g, [&](int begin, int end, int i) {
-    const int64_t tile = slot - firstSlot(begin, i);
-    return tile >= 0 && tile * Size < int64_t{end - begin} * perRow;
+  const int s = lineWhere(g.segments, g.lines, [&](const Segment& segment, int line) {
+    const int64_t tile = slot - firstSlot(segment.begin, line);
+    return tile >= 0 && tile * Size < int64_t{segment.end - segment.begin} * perRow;
   });
   Place place{sequenceAt(g, s), 0, 0};
   if (s < 0) return place;
@@ -123,7 +116,7 @@ struct Range {
 // positions count from `start`.
 struct Work {
   Place place;
-  int kvHead, part;
+  int kvHead, part;  // part: of the launch's key blocks
   int64_t start;  // a multiple of KeyTile
   int tiles;      // of keys
   Range seen;     // keys that any row of the tile sees
@@ -141,13 +134,19 @@ struct Work {
   }
 };
 
-// Blocks of threads go through slots, kv heads and, where key blocks are split, parts: the key block `part` after the first one that
-// the segment sees.
+// The key blocks that a launch takes where they are split: `count` of them, from the one `first` after the first that a segment
+// sees. Count 0: not split.
+struct Parts {
+  int first = 0, count = 0;
+};
+
+// Blocks of threads go through slots, kv heads and, where they are split, key blocks.
 template <int Size>
-__device__ __forceinline__ Work workOf(const Geometry& g, unsigned block, int parts, bool split) {
-  const unsigned pair = block / static_cast<unsigned>(parts);
-  const auto kvHeads = static_cast<unsigned>(g.kvHeads);
-  Work work{placeOf<Size>(g, pair / kvHeads, g.group), static_cast<int>(pair % kvHeads), static_cast<int>(block % parts),
+__device__ __forceinline__ Work workOf(const Geometry& g, unsigned block, Parts parts = {}) {
+  const bool split = parts.count > 0;
+  const auto kvHeads = static_cast<unsigned>(g.kvHeads), count = static_cast<unsigned>(split ? parts.count : 1);
+  const unsigned pair = block / count;
+  Work work{placeOf<Size>(g, pair / kvHeads, g.group), static_cast<int>(pair % kvHeads), static_cast<int>(block % count),
             0, 0, {0, 0}, 0};
   const Place& place = work.place;
   if (place.count == 0) return work;
@@ -156,7 +155,7 @@ __device__ __forceinline__ Work workOf(const Geometry& g, unsigned block, int pa
   const int64_t bottom = sequence.firstSeen(g, sequence.position + place.first / g.group);
   int64_t from = bottom / KeyTile, to = top / KeyTile + 1;
   if (split) {
-    const int64_t block = sequence.firstSeen(g, sequence.position) / KeyBlock + work.part;
+    const int64_t block = sequence.firstSeen(g, sequence.position) / KeyBlock + parts.first + work.part;
     from = max(from, block * BlockTiles);
     to = min(to, (block + 1) * BlockTiles);
   }
@@ -197,9 +196,13 @@ struct Weights {
   float kept, added;
   __device__ __forceinline__ float operator()(float before, float after) const { return fmaf(before, kept, __fmul_rn(after, added)); }
 };
+__device__ __forceinline__ Weights weightsOf(float before, float after, float greatest) {
+  const float offset = offsetOf(greatest);
+  return {exp2Fast(before - offset), exp2Fast(after - offset)};
+}
 __device__ __forceinline__ Weights merge(Softmax& before, const Softmax& after) {
-  const float greatest = fmaxf(before.greatest, after.greatest), offset = offsetOf(greatest);
-  const Weights weights{exp2Fast(before.greatest - offset), exp2Fast(after.greatest - offset)};
+  const float greatest = fmaxf(before.greatest, after.greatest);
+  const Weights weights = weightsOf(before.greatest, after.greatest, greatest);
   before = {greatest, weights(before.sum, after.sum)};
   return weights;
 }
@@ -207,13 +210,15 @@ __device__ __forceinline__ float logOf(const Softmax& all) { return fmaf(all.gre
 // y from the sum of weighted values; a zero is positive, whichever path it came by.
 __device__ __forceinline__ float finished(float sum, float inverse) { return __fadd_rn(__fmul_rn(sum, inverse), 0.0f); }
 
-// Softmaxes and sums of single key blocks, (rows, heads, parts) and (rows, heads, parts, headDim).
+// Softmaxes and sums of single key blocks, (rows, heads, entries) and (rows, heads, entries, headDim). A launch takes parts.count of
+// them; where there are several, two entries more are for what is merged so far.
 struct Partial {
   Softmax* softmax = nullptr;  // null: not split
-  AnyFloat sums = {};  // f32
-  int parts = 1;
-  __device__ __forceinline__ int64_t at(const Geometry& g, int64_t row, int head, int part) const {
-    return (row * g.heads + head) * parts + part;
+  AnyFloat sums = {};          // f32
+  Parts parts;
+  int entries = 0;
+  __device__ __forceinline__ int64_t at(const Geometry& g, int64_t row, int head, int entry) const {
+    return (row * g.heads + head) * entries + entry;
   }
 };
 

@@ -64,10 +64,10 @@ struct GradTile {
   static constexpr int Width = Width_, Warps = Width == 256 ? 2 : 4, Threads = Warps * 32, Rows = Warps * 16;
   static constexpr int Lines = Width >= 128 ? 32 : 64, Fragments = Lines / 8;
   static constexpr int Columns = OfKeys && Width == 256 ? 128 : Width, Halves = Width / Columns;
-  static constexpr int Blocks = Width == 256 ? 1 : 2;  // of a multiprocessor, without spills
   static constexpr int OwnElements = Rows * Width, StreamElements = Lines * Width;
   static constexpr size_t SharedBytes =
       2 * (OwnElements + 2 * StreamElements) * sizeof(bf16) + (OfKeys ? 4 * Lines * sizeof(float) : 0);
+  static constexpr int Blocks = blocksHeld(Width == 256 ? 1 : 2, SharedBytes);
 };
 // The parts of a block's shared memory; the stream's matrices of both steps side by side.
 template <class T>
@@ -102,6 +102,7 @@ __device__ __forceinline__ void addStep(GradSums<T>& sums, const GradShared<T>& 
       ds[n][e] = __fmul_rn(p[n][e], ds[n][e] - (T::OfKeys ? shared.D[at] : D[e / 2]));
     }
   dropUnseen<T::Fragments>(seen, [&](int n, int e) { p[n][e] = ds[n][e] = 0.0f; });
+  __syncwarp();  // redundant: orders no memory; lanes that dropped and lanes that did not meet before ldmatrix, which is .aligned
   multiplyAcross<T::Width>(sums[0], ds, first, column);
   if constexpr (T::OfKeys) multiplyAcross<T::Width>(sums[1], p, second, column);
 }
@@ -142,14 +143,14 @@ __device__ __forceinline__ void throughSteps(int steps, const Stage& stage, cons
   }
 }
 
-// registers: 255
+// registers: 184 of <false, 32>, 208 of <false, 64>, 232 of <false, 128>, 248 of <false, 256>
 template <class T>
 __global__ __launch_bounds__(T::Threads, T::Blocks) void gradQueries(const __grid_constant__ Gradient gradient) {
   constexpr int Width = T::Width;
   SHARED(bf16, memory);
   const GradShared<T> shared(memory);
   const Geometry& g = gradient.g;
-  const Work work = workOf<T::Rows>(g, blockIdx.x, 1, false);
+  const Work work = workOf<T::Rows>(g, blockIdx.x);
   if (work.tiles == 0) return;
   const Sequence& sequence = work.place.sequence;
   const Range packed{work.place.first, work.place.first + work.place.count};
@@ -191,7 +192,7 @@ __global__ __launch_bounds__(T::Threads, T::Blocks) void gradQueries(const __gri
   }
 }
 
-// registers: 255
+// registers: 168 of <true, 32>, 232 of <true, 64>, 255 of <true, 128>, 255 of <true, 256>
 template <class T>
 __global__ __launch_bounds__(T::Threads, T::Blocks) void gradKeys(const __grid_constant__ Gradient gradient) {
   constexpr int Width = T::Width;

@@ -53,13 +53,13 @@ __device__ __forceinline__ void clearFloatSums(float (&sums)[Count][FloatRows][T
       for (float& sum : row) sum = 0.0f;
 }
 
-// registers: 255
+// registers: 128 of <32, 4>, 144 of <64, 4>, 168 of <128, 4>, 168 of <256, 1>
 template <class T>
 __global__ __launch_bounds__(T::Threads, 1) void gradQueriesFloat(const __grid_constant__ Gradient gradient) {
   SHARED(float, memory);
   const FloatGradShared<T> shared(memory);
   const Geometry& g = gradient.g;
-  const Work work = workOf<T::Rows>(g, blockIdx.x, 1, false);
+  const Work work = workOf<T::Rows>(g, blockIdx.x);
   if (work.tiles == 0) return;
   const Sequence& sequence = work.place.sequence;
   const Range packed{work.place.first, work.place.first + work.place.count};
@@ -89,7 +89,7 @@ __global__ __launch_bounds__(T::Threads, 1) void gradQueriesFloat(const __grid_c
       storeFloatSums<T>(gradient, sums[0][r], work.row(g, i) * g.packed() + int64_t{work.head(g, i)} * g.headDim, g.scale);
 }
 
-// registers: 255
+// registers: 136 of <32, 4>, 160 of <64, 4>, 192 of <128, 4>, 255 of <256, 1>
 template <class T>
 __global__ __launch_bounds__(T::Threads, 1) void gradKeysFloat(const __grid_constant__ Gradient gradient) {
   SHARED(float, memory);

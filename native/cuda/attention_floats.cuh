@@ -5,8 +5,9 @@
 // from lines that are 4 floats longer than a multiple of 32: without bank conflicts.
 //
 // 4 columns of the scores of 32 keys × 8 rows take a warp 32 fused multiply-adds and 12 wavefronts of shared memory (4 for the
-// keys, 8 broadcasts). A multiprocessor does 4 of the former in a clock and 1 of the latter: shared memory bounds it, at two
-// thirds of the rate of multiply-adds. This is the path of exactness, not of speed. Not measured on a GPU yet.
+// keys, 8 broadcasts). A multiprocessor of sm_90 does 4 of the former in a clock and 1 of the latter: shared memory bounds it, at
+// two thirds of the rate of multiply-adds. One of sm_80 does 2 of the former: multiply-adds bound it. This is the path of
+// exactness, not of speed. Not measured on a GPU yet.
 #pragma once
 #include "cuda/attention.cuh"
 
@@ -194,13 +195,14 @@ __device__ __forceinline__ void storeRows8(const Forward& forward, const Work& w
   }
 }
 
-// registers: 255
+// registers: 168 of <32, 1>, 168 of <32, 4>, 176 of <64, 1>, 176 of <64, 4>, 208 of <128, 1>, 208 of <128, 4>,
+// 255 of <256, 1>, 255 of <256, 2>
 template <class T>
 __global__ __launch_bounds__(T::Threads, 1) void attendFloats(const __grid_constant__ Forward forward) {
   SHARED(float, shared);
   float *const queries = shared, *const keys = queries + T::RowElements, *const values = keys + T::LineElements;
   const Geometry& g = forward.g;
-  const Work work = workOf<T::Rows>(g, blockIdx.x, forward.partial.parts, forward.partial.softmax != nullptr);
+  const Work work = workOf<T::Rows>(g, blockIdx.x, forward.partial.parts);
   if (work.tiles == 0) return;
   const Range packed{work.place.first, work.place.first + work.place.count};
   stageQueryFloats<T, T::Rows>(queries, T::Width, g, work.place.sequence, work.kvHead, packed, forward.qkv, g.packed(), forward.vectors);

@@ -8,14 +8,13 @@ namespace selscan::cuda::attention {
 // Shared memory of a block: queries; Stages tiles of keys and of values; and the sums over finished key blocks, which only their
 // own thread touches. With one stage, keys arrive while weighted values are added and values while scores are computed; a second
 // one is taken where a block stays below 80 KB with it. 4 warps at 256 columns take 160 KB, everything else at most 88.
-// Blocks: what a multiprocessor holds, as registers allow without spills.
 template <int Width_, int Warps_>
 struct ForwardTile {
   static constexpr int Width = Width_, Warps = Warps_, Threads = Warps * 32, Rows = Warps * 16;
   static constexpr int Stages = Width <= 64 || (Width == 128 && Warps == 1) ? 2 : 1;
-  static constexpr int Blocks = Width <= 64 ? 3 : Width == 128 ? 2 : 1;
   static constexpr int QueryElements = Rows * Width, KeyElements = KeyTile * Width;
   static constexpr size_t SharedBytes = (QueryElements + 2 * Stages * KeyElements) * sizeof(bf16) + Rows * Width * sizeof(float);
+  static constexpr int Blocks = blocksHeld(Width <= 64 ? 3 : Width == 128 ? 2 : 1, SharedBytes);
 };
 
 // What a thread keeps of its two rows, lane / 4 and 8 below it. The four lanes of a row have equal maxima; until close() a
@@ -120,14 +119,15 @@ __device__ __forceinline__ void storeRows16(const Forward& forward, const Work& 
   }
 }
 
-// registers: 255
+// registers: 120 of <32, 1>, 152 of <32, 4>, 152 of <64, 1>, 200 of <64, 4>, 200 of <128, 1>, 200 of <128, 4>,
+// 255 of <256, 1>, 255 of <256, 4>
 template <class T>
 __global__ __launch_bounds__(T::Threads, T::Blocks) void attendHalves(const __grid_constant__ Forward forward) {
   constexpr int Width = T::Width;
   SHARED(bf16, shared);
   bf16 *const queries = shared, *const keys = queries + T::QueryElements, *const values = keys + T::Stages * T::KeyElements;
   const Geometry& g = forward.g;
-  const Work work = workOf<T::Rows>(g, blockIdx.x, forward.partial.parts, forward.partial.softmax != nullptr);
+  const Work work = workOf<T::Rows>(g, blockIdx.x, forward.partial.parts);
   if (work.tiles == 0) return;
   const auto stage = [&](bf16* to, const std::byte* ring, int64_t column, int tile) {
     if (tile < work.tiles)

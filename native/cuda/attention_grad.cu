@@ -99,7 +99,6 @@ int64_t keyBlocks(const Call& call) {
 }
 
 void run(const Call& call) {
-  checkNoScalar(call);
   const auto [dqkv] = call.out<1>();
   if (!dqkv) return;
   const Gradient gradient = gradientOf(call);

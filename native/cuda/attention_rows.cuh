@@ -31,9 +31,10 @@ void withWidth(int width, Body&& body) {
 }
 
 constexpr int64_t CountMost = int64_t{1} << 31;
+// Packed rows are counted in ints, those of a tile that begins at the last one and has 63 more, too.
 inline std::string packedLimit(const Call& call, int64_t rows) {
   const int64_t packed = rows * ops::headsOf(call.attributes).heads;
-  return packed < CountMost ? "" : "rows·heads is below 2^31, got " + std::to_string(packed);
+  return packed <= CountMost - 64 ? "" : "rows·heads is at most 2^31 − 64, got " + std::to_string(packed);
 }
 inline std::string launchLimit(int64_t blocks) {
   return blocks < CountMost ? "" : "a launch has below 2^31 blocks, got " + std::to_string(blocks);

@@ -10,6 +10,18 @@
 
 namespace selscan::cuda::attention {
 
+// Blocks of a multiprocessor for __launch_bounds__: as many as its shared memory holds, each with 1 KB of the system's; at most
+// `most`, which registers allow without spills. A bound that asked for more would take registers away for nothing.
+constexpr int blocksHeld(int most, size_t sharedBytes) {
+  size_t shared = 228 * 1024;  // sm_90 and sm_100
+#ifdef __CUDA_ARCH__
+  if (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870) shared = 164 * 1024;
+  if (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200) shared = 100 * 1024;
+#endif
+  const auto held = static_cast<int>(shared / (sharedBytes + 1024));
+  return held < 1 ? 1 : held < most ? held : most;
+}
+
 template <int Width>
 struct HalfTile {
   static constexpr int Chunks = Width / 8, Ways = Chunks < 8 ? Chunks : 8;

@@ -170,7 +170,6 @@ void convolve(const Call& call) {
 }
 
 void causalConv(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[0].dtype, [&]<class T>() {
     const int64_t width = call.inputs[1][2];
     if (width == 2) convolve<T, 2>(call);
@@ -179,7 +178,7 @@ void causalConv(const Call& call) {
   });
 }
 
-KERNEL(causalConv, cuda, "x weight bias? segments initial? carried? -> y final start; silu", .run = causalConv,
+KERNEL(causalConv, cuda, "x weight bias? segments initial? carried?* -> y final start; silu", .run = causalConv,
        .limit = ops::convLimit, .checkInputs = ops::checkConv)
 
 }  // namespace

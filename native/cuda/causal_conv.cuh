@@ -1,11 +1,11 @@
-// What the forward and the backward causal convolution share on the device: how rows and channels are cut into warps, how a
-// warp finds its segments, and the inputs before a row.
+// What the forward and the backward causal convolution share on the device: how rows and channels are cut into warps, and the inputs
+// before a row.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/block.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/segments.cuh"
 
 namespace selscan::cuda {
 
@@ -50,27 +50,6 @@ __device__ __forceinline__ void storeFloats(float* to, const float (&from)[N]) {
     for (int k = 0; k < Width; k++) v.at[k] = from[i + k];
     *reinterpret_cast<Vec<float, Width>*>(to + i) = v;
   }
-}
-
-// A line of segments as core/segments.h has it; its rows are [begin, end).
-struct SegmentLine {
-  int64_t index, begin, end;
-  int32_t from, to;
-};
-
-// The first used line from `index` on that has rows at or after `row`: it holds the row, or all rows before it are spare.
-// None: an empty line at `last`. All lanes of the warp ask together: used lines rise, but unused ones stand anywhere among them.
-__device__ __forceinline__ SegmentLine segmentFrom(const int32_t* lines, int64_t count, int64_t index, int64_t row, int64_t last) {
-  for (int64_t first = index; first < count; first += 32) {
-    const int64_t own = first + laneIndex();
-    const bool reaches = own < count && lines[5 * own] < lines[5 * own + 1] && lines[5 * own + 1] > row;
-    const unsigned found = __ballot_sync(~0u, reaches);
-    if (found == 0) continue;
-    const int64_t s = first + __ffs(static_cast<int>(found)) - 1;
-    const int32_t* line = lines + 5 * s;
-    return {s, line[0], line[1], line[3], line[4]};
-  }
-  return {count, last, last, 0, 0};
 }
 
 // before[i·Tail + j]: input j of the Tail before row `row` of a segment that begins at `begin`, for N channels. `x` and `tail`

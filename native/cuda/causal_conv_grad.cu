@@ -243,7 +243,6 @@ void convolveGrad(const Call& call) {
 }
 
 void causalConvGrad(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[2].dtype, [&]<class T>() {
     const int64_t width = call.inputs[3][2];
     if (width == 2) convolveGrad<T, 2>(call);

@@ -35,6 +35,7 @@ class CudaDevice final : public Device {
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
   size_t sharedBytesMax() const { return properties_.sharedMemPerBlockOptin; }
+  size_t totalBytes() const { return properties_.totalGlobalMem; }
 
   // Throws unless the call succeeded: OUT_OF_MEMORY with sizes, DEVICE_LOST for errors after which the context answers
   // nothing any more, NATIVE otherwise.

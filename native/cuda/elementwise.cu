@@ -82,8 +82,8 @@ KERNEL(negExp, cuda, "x -> y", .run = negativeExponential,
        .limit = [](const Call& call) { return dimsMismatch(call, {"..."}, {"..."}); }, .inPlace = {{0, 0}})
 KERNEL(silu, cuda, "x -> y", .run = siluForward, .limit = unaryLimit, .inPlace = {{0, 0}})
 KERNEL(siluGrad, cuda, "dy x -> dx", .run = siluBackward, .limit = binaryLimit, .inPlace = {{0, 0}, {0, 1}})
-KERNEL(accumulate, cuda, "total x ->", .run = accumulate, .limit = updateLimit)
-KERNEL(overwrite, cuda, "total x ->", .run = overwrite, .limit = updateLimit)
+KERNEL(accumulate, cuda, "total* x ->", .run = accumulate, .limit = updateLimit)
+KERNEL(overwrite, cuda, "total* x ->", .run = overwrite, .limit = updateLimit)
 
 }  // namespace
 }  // namespace selscan::cuda

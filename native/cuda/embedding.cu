@@ -50,7 +50,6 @@ __global__ __launch_bounds__(Threads) void copyRows(const int32_t* ids, const T*
 }
 
 void embedding(const Call& call) {
-  checkNoScalar(call);
   const auto [ids, weight] = call.in<2>();
   const auto [y] = call.out<1>();
   if (!y) return;
@@ -297,7 +296,6 @@ void addRows(CudaDevice& device, Rows rows, int64_t count) {
 }
 
 void embeddingGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, ids] = call.in<2>();
   const auto [dweight] = call.out<1>();
   if (!dweight) return;

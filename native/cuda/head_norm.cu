@@ -74,7 +74,6 @@ void normalise(const Call& call) {
 }
 
 void gatedHeadNorm(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[0].dtype, [&]<class T>() { normalise<T>(call); });
 }
 
@@ -91,20 +90,21 @@ struct HeadNormGrad {
   const T *dy, *x, *gate;
   const float *weight, *rstd;
   T *dx, *dgate;   // null: nobody reads it
-  float* partial;  // (blocks, value)
+  float* partial;  // (blocks, value); null: nobody reads dweight
   int64_t heads, block;
   int value;
 };
 
-// registers: 96
+// registers: 64
 template <class T, int N>
 __global__ __launch_bounds__(Threads) void normaliseHeadsGrad(HeadNormGrad<T> norm) {
   SHARED(float, lines);  // (Warps, value)
-  float* const line = lines + warpIndex() * norm.value;
-  eachColumn<N>(norm.value, [&](int e) {
+  float* const line = norm.partial ? lines + warpIndex() * norm.value : nullptr;
+  if (line)
+    eachColumn<N>(norm.value, [&](int e) {
 #pragma unroll
-    for (int k = 0; k < N; k++) line[e + k] = 0.0f;
-  });
+      for (int k = 0; k < N; k++) line[e + k] = 0.0f;
+    });
   const int64_t begin = int64_t{blockIdx.x} * norm.block, end = min(norm.heads, begin + norm.block);
 #pragma unroll 1
   for (int64_t head = begin + warpIndex(); head < end; head += Warps) {
@@ -133,7 +133,7 @@ __global__ __launch_bounds__(Threads) void normaliseHeadsGrad(HeadNormGrad<T> no
 #pragma unroll
       for (int k = 0; k < N; k++) {
         const float through = dy[k] * silu(gate[k]);
-        line[e + k] = fmaf(through, normal[k], line[e + k]);
+        if (line) line[e + k] = fmaf(through, normal[k], line[e + k]);
         dx[k] = scale * fmaf(through, weight[k], -normal[k] * mean);
         dgate[k] = dy[k] * normal[k] * weight[k] * siluGrad(gate[k]);
       }
@@ -141,6 +141,7 @@ __global__ __launch_bounds__(Threads) void normaliseHeadsGrad(HeadNormGrad<T> no
       if (norm.dgate) storeGlobal<N>(norm.dgate + at + e, dgate);
     });
   }
+  if (!norm.partial) return;
   __syncthreads();
   for (int e = static_cast<int>(threadIdx.x); e < norm.value; e += static_cast<int>(Threads)) {
     float sum = 0.0f;
@@ -162,7 +163,7 @@ void normaliseGrad(const Call& call) {
   const auto [dy, x, gate, weight, rstd] = call.in<5>();
   const auto [dx, dgate, dweight] = call.out<3>();
   const int64_t heads = headsOf(call), block = headBlock(heads), value = weight[0];
-  auto* const partial = reinterpret_cast<float*>(call.workspace);
+  auto* const partial = dweight ? reinterpret_cast<float*>(call.workspace) : nullptr;
   const HeadNormGrad<T> norm{dataOf<T>(dy), dataOf<T>(x), dataOf<T>(gate), weight.f32(), rstd.f32(), dataOf<T>(dx), dataOf<T>(dgate),
                              partial, heads, block, static_cast<int>(value)};
   const Grid grid{static_cast<unsigned>(ceilDiv(heads, block)), Threads, Warps * static_cast<size_t>(value) * sizeof(float)};
@@ -171,7 +172,6 @@ void normaliseGrad(const Call& call) {
 }
 
 void gatedHeadNormGrad(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[1].dtype, [&]<class T>() { normaliseGrad<T>(call); });
 }
 

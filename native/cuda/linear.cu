@@ -10,7 +10,6 @@ namespace selscan::cuda {
 namespace {
 
 void linear(const Call& call) {
-  checkNoScalar(call);
   const auto [x, weight, bias, residual] = call.in<4>();
   const auto [y, pre] = call.out<2>();
   if (!y && !pre) return;
@@ -25,7 +24,6 @@ void linear(const Call& call) {
 }
 
 void linearInputGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, weight] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -34,7 +32,6 @@ void linearInputGrad(const Call& call) {
 }
 
 void linearWeightGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, x] = call.in<2>();
   const auto [dweight] = call.out<1>();
   if (!dweight) return;

@@ -7,9 +7,10 @@
 // so far.
 //
 // Everything is f32 in plain multiply-adds, in the order of keys and rows that the cpu has too but for the four parts: no tensor
-// cores, which would round S and decays to bf16. Bound by them: 4·keys·values per row and head, with 4 loads of shared memory for
-// 16. A single row (decoding) is bound by reading S and by the latency of a chunk's steps, which are done for 16 places. The models
-// that have this op are for comparison. Not measured on a GPU yet.
+// cores, which would round S and decays to bf16. Many sequences are bound by them: 4·keys·values per row and head, with 4 loads of
+// shared memory for 16. One sequence of 4 heads of 256 values is 32 blocks of 4 warps for 132 multiprocessors, and a chunk six
+// barriers long: latency bounds it. A single row (decoding) is bound by reading S and by the latency of a chunk's steps, which are
+// done for 16 places. The models that have this op are for comparison. Not measured on a GPU yet.
 #include "cuda/linear_attention.cuh"
 
 namespace selscan::cuda {
@@ -17,7 +18,6 @@ namespace {
 
 using namespace linear;
 
-constexpr int Warps = Threads / 32, Columns = 32;
 constexpr int PartFloats = Warps * Rows * Columns;
 
 template <class T>
@@ -224,7 +224,6 @@ void attendAs(const Call& call) {
 }
 
 void linearAttention(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[0].dtype, [&]<class T>() { attendAs<T>(call); });
 }
 
@@ -236,7 +235,7 @@ std::string limit(const Call& call) {
   return gridLimit(call.inputs[4], call.inputs[0][0], heads, std::max<int64_t>(ops::TailRows, blocks));
 }
 
-KERNEL(linearAttention, cuda, "q k v g? segments initial? carried? tail? -> y final saved; heads scale retention", .run = linearAttention,
+KERNEL(linearAttention, cuda, "q k v g? segments initial? carried?* tail?* -> y final saved; heads scale retention", .run = linearAttention,
        .limit = limit, .checkInputs = ops::checkLinearAttention)
 
 }  // namespace

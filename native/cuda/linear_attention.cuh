@@ -12,7 +12,8 @@ namespace selscan::cuda::linear {
 
 constexpr int Rows = ops::ChunkRows;
 constexpr int Line = Rows + 4;
-constexpr int Threads = 128;  // of the kernels that walk chunks
+constexpr int Threads = 128, Warps = Threads / 32;  // of the kernels that walk chunks
+constexpr int Columns = 32;                         // of values, of a block
 
 // As ops::Chunks, which is the host's.
 struct Span {

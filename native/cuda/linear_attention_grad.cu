@@ -12,10 +12,11 @@
 //   zeroSpare      rows in no segment
 //
 // So only the two passes over S and dS are in order of the rows, the first inside 64 rows and the second with one product of five.
-// Workspace: 16 bytes per element of q, 128 per row and head, and as much as the saved states.
+// Workspace: 16.5 bytes per element of q, 128 per row and head, 16 per line of segments and key, and as much as the saved states.
 //
-// Everything is f32 in plain multiply-adds, as in the forward pass, 12·keys·values per row and head. gradColumns adds to dq̄ and dk̄
-// once for every 16 columns, in L2. The models that have this op are for comparison. Not measured on a GPU yet.
+// Everything is f32 in plain multiply-adds, as in the forward pass, 12·keys·values per row and head. carryGradient has few blocks and
+// long rows of chunks, and is bound by latency where a run has few sequences. gradColumns adds to dq̄ and dk̄ once for every 16
+// columns, in L2. The models that have this op are for comparison. Not measured on a GPU yet.
 #include "cuda/linear_attention_grad.cuh"
 
 namespace selscan::cuda {
@@ -25,7 +26,7 @@ using namespace linear;
 
 // dw[i][j] = Σ_value dy[i]·v[j], by the 8 lanes of row j.
 template <class T>
-__device__ __forceinline__ void gradWeights(const AttentionGrad<T>& a, const Place& place, int head) {
+__device__ __forceinline__ void gradWeights(const AttentionGrad<T>& a, const Chunk& place, int head) {
   const int j = static_cast<int>(threadIdx.x) / 8, lane = static_cast<int>(threadIdx.x) % 8;
   float sum[Rows];
 #pragma unroll
@@ -51,7 +52,7 @@ template <class T>
 __global__ __launch_bounds__(Threads) void prepare(const __grid_constant__ AttentionGrad<T> a) {
   SHARED(float, shared);
   const int head = static_cast<int>(blockIdx.x % a.in.heads), key = a.in.key;
-  const Place place = placeOf(a.in, blockIdx.x / a.in.heads);
+  const Chunk place = chunkAt(a.in, blockIdx.x / a.in.heads);
   if (place.rows == 0) return;
   const ChunkTile tile(shared, key, 0);
   stageChunk(a.in, head, {place.row, 0, place.rows, nullptr, 0}, tile);
@@ -75,7 +76,7 @@ __global__ __launch_bounds__(Threads) void prepare(const __grid_constant__ Atten
 
 // The chunks' q̄ as lines of keys, and their decay.
 template <class T>
-__device__ __forceinline__ void stageQueries(const AttentionGrad<T>& a, const Place& place, int head, float* queries, float* decay) {
+__device__ __forceinline__ void stageQueries(const AttentionGrad<T>& a, const Chunk& place, int head, float* queries, float* decay) {
   const float* from = a.queries + a.keyAt(place.row, head);
 #pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < a.in.key; n += Threads) {
@@ -111,7 +112,7 @@ __global__ __launch_bounds__(Threads) void carryGradient(const __grid_constant__
 
 #pragma unroll 1
   for (int64_t c = span.count() - 1; c >= 0; c--) {
-    const Place place = chunkOf(segment, span, s, c);
+    const Chunk place = chunkOf(segment, span, s, c);
     if (c + 1 == span.count() || span.save(c + 1) != span.save(c))
       keep(a.ends + a.stateAt(savedState(segment.begin, s) + span.save(c), head));
     stageQueries(a, place, head, queries, decay);
@@ -138,7 +139,7 @@ __global__ __launch_bounds__(KeyThreadsMost, 1) void gradColumns(const __grid_co
   SHARED(float, shared);
   const int head = static_cast<int>(blockIdx.x % a.in.heads), n = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int64_t state = blockIdx.x / a.in.heads;
-  const int s = findLine(a.in.segments, a.in.lines, [state](const Segment& segment, int line) {
+  const int s = lineWhere(a.in.segments, a.in.lines, [state](const Segment& segment, int line) {
     const Span span(segment);
     const int64_t first = savedState(segment.begin, line);
     return state >= first && state <= first + span.save(span.count() - 1);
@@ -157,7 +158,7 @@ __global__ __launch_bounds__(KeyThreadsMost, 1) void gradColumns(const __grid_co
     readStates(save, tile, column);
 #pragma unroll 1
     for (int i = save.count - 1; i >= 0; i--) {
-      const Place place = save.place(i);
+      const Chunk place = save.place(i);
       gradValues(save, tile, place, i, column);
       gradChunk(save, tile, place, i, column);
     }
@@ -228,7 +229,7 @@ template <class T>
 __global__ __launch_bounds__(KeyThreadsMost) void finish(const __grid_constant__ AttentionGrad<T> a) {
   SHARED(float, dWeights);
   const int head = static_cast<int>(blockIdx.x % a.in.heads), n = static_cast<int>(threadIdx.x);
-  const Place place = placeOf(a.in, blockIdx.x / a.in.heads);
+  const Chunk place = chunkAt(a.in, blockIdx.x / a.in.heads);
   for (int i = n; i < Rows * Rows; i += static_cast<int>(blockDim.x)) {
     const bool there = a.dy && i / Rows < place.rows && i % Rows <= i / Rows;  // zero above the diagonal
     dWeights[i] = there ? a.dWeights[a.weightsAt(place.row + i / Rows, head) + i % Rows] : 0.0f;
@@ -298,7 +299,6 @@ void gradAs(const Call& call) {
                            .dg = dataOf<T>(dg),
                            .dinitial = dinitial.f32(),
                            .blocks = static_cast<int>(ceilDiv(in.value, Columns)),
-                           .slots = workspace.slots,
                            .queries = at + workspace.line(0),
                            .keys = at + workspace.line(1),
                            .dQueries = at + workspace.line(2),
@@ -321,7 +321,6 @@ void gradAs(const Call& call) {
 }
 
 void linearAttentionGrad(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[2].dtype, [&]<class T>() { gradAs<T>(call); });
 }
 

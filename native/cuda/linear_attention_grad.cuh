@@ -5,7 +5,6 @@
 
 namespace selscan::cuda::linear {
 
-constexpr int Warps = Threads / 32, Columns = 32;
 constexpr int Block = 16;                        // columns of values at a time in gradColumns
 constexpr int KeyThreadsMost = ops::KeyMax;      // its threads: a key each
 constexpr int Chunks = ops::ChunksOfSave;
@@ -19,7 +18,6 @@ struct AttentionGrad {
   T *dq, *dk, *dv, *dg;  // null: nobody reads it
   float* dinitial;
   int blocks;                // of values, in carryGradient
-  int64_t slots;             // for chunks in the workspace
   float *queries, *keys, *dQueries, *dKeys;  // [row][keys]
   float *weights, *dWeights;                 // [row][head][row of the chunk]
   float *decay, *dDecay;                     // [slot][keys]
@@ -35,28 +33,17 @@ struct AttentionGrad {
 __device__ __forceinline__ int64_t chunkSlot(int begin, int64_t s) { return begin / Rows + 2 * s; }
 
 // A chunk of a segment; rows 0: none.
-struct Place {
+struct Chunk {
   int64_t row, slot;
   int rows;
 };
-__device__ __forceinline__ Place chunkOf(const Segment& segment, const Span& span, int64_t s, int64_t chunk) {
+__device__ __forceinline__ Chunk chunkOf(const Segment& segment, const Span& span, int64_t s, int64_t chunk) {
   return {segment.begin + span.row(chunk), chunkSlot(segment.begin, s) + chunk, span.last(chunk) - span.first(chunk)};
 }
 
-// The line for which holds(segment, line) is true, or −1; every warp searches by itself.
-template <class Holds>
-__device__ __forceinline__ int findLine(const int32_t* segments, int lines, Holds holds) {
-  int found = -1;
-#pragma unroll 1
-  for (int s = laneIndex(); s < lines; s += 32) {
-    const Segment segment = readSegment(segments, s);
-    if (isUsed(segment) && holds(segment, s)) found = s;
-  }
-  return overWarp(Maximum{}, found);
-}
 template <class T>
-__device__ __forceinline__ Place placeOf(const Inputs<T>& in, int64_t slot) {
-  const int s = findLine(in.segments, in.lines, [slot](const Segment& segment, int line) {
+__device__ __forceinline__ Chunk chunkAt(const Inputs<T>& in, int64_t slot) {
+  const int s = lineWhere(in.segments, in.lines, [slot](const Segment& segment, int line) {
     const int64_t first = chunkSlot(segment.begin, line);
     return slot >= first && slot < first + Span(segment).count();
   });
@@ -81,14 +68,14 @@ struct ColumnTile {
 
 // The rows' x of the key n, in the workspace.
 template <class T>
-__device__ __forceinline__ void loadRows(const AttentionGrad<T>& a, const float* lines, const Place& place, int head, int n, bool mine,
+__device__ __forceinline__ void loadRows(const AttentionGrad<T>& a, const float* lines, const Chunk& place, int head, int n, bool mine,
                                          float (&to)[Rows]) {
   const float* from = lines + a.keyAt(place.row, head) + n;
 #pragma unroll
   for (int i = 0; i < Rows; i++) to[i] = mine && i < place.rows ? from[i * a.in.keys] : 0.0f;
 }
 template <class T>
-__device__ __forceinline__ void addRows(const AttentionGrad<T>& a, float* lines, const Place& place, int head, int n, bool fresh,
+__device__ __forceinline__ void addRows(const AttentionGrad<T>& a, float* lines, const Chunk& place, int head, int n, bool fresh,
                                         const float (&sum)[Rows]) {
   float* to = lines + a.keyAt(place.row, head) + n;
 #pragma unroll
@@ -107,8 +94,8 @@ struct Save {
   int64_t state, first;
   int count;  // chunks, from `first` on
 
-  __device__ __forceinline__ Place place(int i) const { return chunkOf(segment, span, s, first + i); }
-  __device__ __forceinline__ float decay(const Place& place) const { return mine ? a.decay[a.keyAt(place.slot, head) + n] : 0.0f; }
+  __device__ __forceinline__ Chunk place(int i) const { return chunkOf(segment, span, s, first + i); }
+  __device__ __forceinline__ float decay(const Chunk& place) const { return mine ? a.decay[a.keyAt(place.slot, head) + n] : 0.0f; }
   // Column `column` of a state in memory.
   __device__ __forceinline__ float at(const float* states, int column) const {
     return mine && column < a.in.value ? states[a.stateAt(state, head) + int64_t{n} * a.in.value + column] : 0.0f;
@@ -116,7 +103,7 @@ struct Save {
   __device__ __forceinline__ void stageColumns(const ColumnTile& tile, int column) const {
     for (int i = static_cast<int>(threadIdx.x); i < count * Rows * Block; i += static_cast<int>(blockDim.x)) {
       const int chunk = i / (Rows * Block), row = i / Block % Rows, d = i % Block;
-      const Place at = place(chunk);
+      const Chunk at = place(chunk);
       const bool there = row < at.rows && column + d < a.in.value;
       const int64_t from = a.valueAt(at.row + row, head) + column + d;
       const int to = chunk * ColumnTile::Tile + d * Rows + row;
@@ -128,7 +115,7 @@ struct Save {
 
 // dv of a chunk's 16 columns: k̄·dS summed over the keys of each warp, then over the warps, then the later rows' weights.
 template <class T>
-__device__ __forceinline__ void gradValues(const Save<T>& save, const ColumnTile& tile, const Place& place, int chunk, int column) {
+__device__ __forceinline__ void gradValues(const Save<T>& save, const ColumnTile& tile, const Chunk& place, int chunk, int column) {
   const AttentionGrad<T>& a = save.a;
   const int threads = static_cast<int>(blockDim.x), lane = laneIndex() % Block;
   const float* keys = a.keys + a.keyAt(place.row, save.head) + save.n;
@@ -162,7 +149,7 @@ __device__ __forceinline__ void readStates(const Save<T>& save, const ColumnTile
   const int threads = static_cast<int>(blockDim.x);
 #pragma unroll 1
   for (int i = 0; i + 1 < save.count; i++) {
-    const Place place = save.place(i);
+    const Chunk place = save.place(i);
     const float* v = tile.v + i * ColumnTile::Tile;
     const float decay = save.decay(place);
     float keys[Rows];
@@ -182,7 +169,7 @@ __device__ __forceinline__ void readStates(const Save<T>& save, const ColumnTile
 
 // A chunk's dq̄, dk̄ and Σ S∘dS, and dS before it.
 template <class T>
-__device__ __forceinline__ void gradChunk(const Save<T>& save, const ColumnTile& tile, const Place& place, int chunk, int column) {
+__device__ __forceinline__ void gradChunk(const Save<T>& save, const ColumnTile& tile, const Chunk& place, int chunk, int column) {
   const AttentionGrad<T>& a = save.a;
   const int threads = static_cast<int>(blockDim.x);
   const float *v = tile.v + chunk * ColumnTile::Tile, *dy = tile.dy + chunk * ColumnTile::Tile;

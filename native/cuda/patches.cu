@@ -7,7 +7,8 @@
 // a GPU yet.
 #include "ops/patches.h"
 
-#include "cuda/causal_conv.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/segments.cuh"
 
 namespace selscan::cuda {
 namespace {
@@ -82,14 +83,12 @@ template <class Word>
 constexpr int64_t FloatsOf = sizeof(Word) / sizeof(float);
 
 void fold(const Call& call) {
-  checkNoScalar(call);
   const auto [x] = call.in<1>();
   const auto [y] = call.out<1>();
   if (y && y.data != x.data) deviceOf(call).copy(y.data, x.data, y.sizeBytes());
 }
 
 void patchRows(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments, carried] = call.in<3>();
   const auto [y] = call.out<1>();
   const int64_t width = x ? x[1] : carried[1], dim = width / static_cast<int64_t>(call.attributes.number("patch"));
@@ -104,7 +103,6 @@ void patchRows(const Call& call) {
 }
 
 void patchRowsGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, segments] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -116,7 +114,7 @@ void patchRowsGrad(const Call& call) {
 }
 
 KERNEL(fold, cuda, "x -> y; width", .run = fold, .limit = ops::foldLimit, .inPlace = {{0, 0}})
-KERNEL(patchRows, cuda, "x? segments carried? -> y; rows patch", .run = patchRows, .limit = ops::patchRowsLimit,
+KERNEL(patchRows, cuda, "x? segments carried?* -> y; rows patch", .run = patchRows, .limit = ops::patchRowsLimit,
        .checkInputs = ops::checkPatchRows)
 KERNEL(patchRowsGrad, cuda, "dy segments -> dx; patch", .run = patchRowsGrad, .limit = ops::patchRowsGradLimit,
        .checkInputs = ops::checkPatchRowsGrad)

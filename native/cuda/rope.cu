@@ -6,8 +6,9 @@
 // element that turns, and for those that pass where y is not x. Not measured on a GPU yet.
 #include "ops/rope.h"
 
-#include "cuda/causal_conv.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/math.cuh"
+#include "cuda/segments.cuh"
 
 namespace selscan::cuda {
 namespace {
@@ -120,7 +121,6 @@ void launchRows(CudaDevice& device, const Rope<T>& rope, bool interleaved) {
 }
 
 void rope(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments] = call.in<2>();
   const auto [y] = call.out<1>();
   if (!y) return;

@@ -388,9 +388,9 @@ void recordTokens(const Call& call) {
   launch(deviceOf(call), grid, recordSegment, ids.i32(), segments.i32(), history.i32(), history[1]);
 }
 
-KERNEL(sample, cuda, "logits settings limits position history? -> ids logprobs", .run = sample, .limit = sampleLimit,
+KERNEL(sample, cuda, "logits settings limits position history?* -> ids logprobs", .run = sample, .limit = sampleLimit,
        .checkInputs = ops::checkSample)
-KERNEL(recordTokens, cuda, "ids segments history ->", .run = recordTokens, .limit = ops::recordLimit,
+KERNEL(recordTokens, cuda, "ids segments history* ->", .run = recordTokens, .limit = ops::recordLimit,
        .checkInputs = ops::checkRecord)
 
 }  // namespace

@@ -39,21 +39,17 @@ __device__ __forceinline__ int pieceCount(const Segment& segment) {
   return (segment.end - segment.begin + PieceRows - 1) / PieceRows;
 }
 
-// The piece in that slot, or one without rows. Every warp searches the lines by itself.
+// The piece in that slot, or one without rows.
 template <class T>
 __device__ __forceinline__ Piece pieceAt(const Scan<T>& scan, int slot) {
   if (scan.ends == nullptr) {
     const Segment segment = readSegment(scan.segments, slot);
     return {segment, slot, segment.begin, segment.end - segment.begin, 0, true};
   }
-  int found = -1;
-#pragma unroll 1
-  for (int i = laneIndex(); i < scan.lines; i += 32) {
-    const Segment segment = readSegment(scan.segments, i);
-    const int64_t first = firstSlot(segment.begin, i);
-    if (isUsed(segment) && slot >= first && slot < first + pieceCount(segment)) found = i;
-  }
-  const int s = overWarp(Maximum{}, found);
+  const int s = lineWhere(scan.segments, scan.lines, [&](const Segment& segment, int line) {
+    const int64_t first = firstSlot(segment.begin, line);
+    return slot >= first && slot < first + pieceCount(segment);
+  });
   if (s < 0) return {{}, 0, 0, 0, slot, false};
   const Segment segment = readSegment(scan.segments, s);
   const int begin = segment.begin + static_cast<int>(slot - firstSlot(segment.begin, s)) * PieceRows;

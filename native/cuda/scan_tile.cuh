@@ -6,29 +6,14 @@
 // Sums over states are one binary tree for every S: neighbouring states first, within the lane, then lanes 1, 2, 4 … apart. No
 // product is fused into a sum. A sum's bits therefore do not depend on S, and a launch may choose S freely.
 #pragma once
-#include "cuda/block.cuh"
 #include "cuda/math.cuh"
+#include "cuda/segments.cuh"
 #include "ops/selective_scan.h"
 
 namespace selscan::cuda {
 
-__device__ __forceinline__ Segment readSegment(const int32_t* segments, int64_t s) {
-  const int32_t* line = segments + 5 * s;
-  return {line[0], line[1], line[2], line[3], line[4]};
-}
-__device__ __forceinline__ bool isUsed(const Segment& segment) { return segment.begin < segment.end; }
-
 // As ops::savedChunk, which is the host's.
 __device__ __forceinline__ int64_t savedChunk(int begin, int64_t s) { return begin / ops::ScanChunk + s; }
-
-// Where the rows of the last used segment before line s end: rows rise from line to line.
-__device__ __forceinline__ int endBefore(const int32_t* segments, int s) {
-  int end = 0;
-#pragma unroll 1
-  for (int i = laneIndex(); i < s; i += 32)
-    if (const Segment segment = readSegment(segments, i); isUsed(segment)) end = max(end, segment.end);
-  return overWarp(Maximum{}, end);
-}
 
 // p[0] = the sum of all p, neighbours first.
 template <int N>

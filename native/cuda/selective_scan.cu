@@ -282,7 +282,6 @@ void runAs(const Call& call) {
 }
 
 void run(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[0].dtype, [&]<class T>() { runAs<T>(call); });
 }
 
@@ -297,7 +296,7 @@ std::string limit(const Call& call) {
                                             std::to_string(plan.inner * plan.lines);
 }
 
-KERNEL(selectiveScan, cuda, "x delta A B C D? z? bias? segments initial? carried? -> y final saved; softplus",
+KERNEL(selectiveScan, cuda, "x delta A B C D? z? bias? segments initial? carried?* -> y final saved; softplus",
        .run = run, .limit = limit, .workspaceBytes = [](const Call& call) { return Plan(call).workspaceBytes(); },
        .checkInputs = ops::checkScan)
 

@@ -181,7 +181,6 @@ void runAs(const Call& call) {
 }
 
 void run(const Call& call) {
-  checkNoScalar(call);
   withType(call.inputs[2].dtype, [&]<class T>() { runAs<T>(call); });
 }
 

@@ -16,7 +16,6 @@ struct Gate {
 };
 
 void swiglu(const Call& call) {
-  checkNoScalar(call);
   const auto [gate, up] = call.in<2>();
   const auto [y] = call.out<1>();
   if (!y) return;
@@ -60,7 +59,6 @@ __global__ __launch_bounds__(ElementThreads) void gateGrad(GateGrad<T> grad) {
 }
 
 void swigluGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, gate, up] = call.in<3>();
   const auto [dgate, dup] = call.out<2>();
   withType(dy.dtype, [&, dy = dy, gate = gate, up = up, dgate = dgate, dup = dup]<class T>() {

@@ -5,7 +5,8 @@
 // elements moved per element. Not measured on a GPU yet.
 #include "ops/token_shift.h"
 
-#include "cuda/causal_conv.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/segments.cuh"
 
 namespace selscan::cuda {
 namespace {
@@ -79,7 +80,6 @@ void launchShift(CudaDevice& device, const Shift<T>& shift) {
 }
 
 void tokenShift(const Call& call) {
-  checkNoScalar(call);
   const auto [x, segments, carried] = call.in<3>();
   const auto [y] = call.out<1>();
   CudaDevice& device = deviceOf(call);
@@ -93,7 +93,6 @@ void tokenShift(const Call& call) {
 }
 
 void tokenShiftGrad(const Call& call) {
-  checkNoScalar(call);
   const auto [dy, segments] = call.in<2>();
   const auto [dx] = call.out<1>();
   if (!dx) return;
@@ -103,7 +102,7 @@ void tokenShiftGrad(const Call& call) {
   });
 }
 
-KERNEL(tokenShift, cuda, "x segments carried? -> y", .run = tokenShift, .limit = ops::shiftLimit, .checkInputs = ops::checkShift)
+KERNEL(tokenShift, cuda, "x segments carried?* -> y", .run = tokenShift, .limit = ops::shiftLimit, .checkInputs = ops::checkShift)
 KERNEL(tokenShiftGrad, cuda, "dy segments -> dx", .run = tokenShiftGrad, .limit = ops::shiftGradLimit, .checkInputs = ops::checkShiftGrad)
 
 }  // namespace
