@@ -7,6 +7,7 @@ import { gradients } from "../lib/graph/gradient.ts"
 import { trace } from "../lib/graph/program.ts"
 import { Store } from "../lib/native.ts"
 import { arithmetic } from "../lib/ops/cast.ts"
+import { linear } from "../lib/ops/linear.ts"
 import { linearCrossEntropy } from "../lib/ops/linear-cross-entropy.ts"
 
 test("16 layers of width 512 train on 4 × 512 bytes in an arena of 900 MB", async (t) => {
@@ -46,4 +47,19 @@ test("the logits of 8 × 512 tokens over 50,280 words are never in memory, forwa
     peakBytes - gradientBytes < logitBytes / 10,
     `${peakBytes - gradientBytes} bytes beside gradients, logits ${logitBytes}`,
   )
+})
+
+test("a weight that is kept in a larger form alone counts in full", async (t) => {
+  const [rows, size] = [2, 64]
+  const program = trace("widened", (tr) => {
+    const weight = tr.weight("w", "bf16", [size, size])
+    return { y: linear({ x: tr.input("x", "f32", [rows, size]), weight }, { precision: "f32" }).y }
+  })
+  await using store = new Store()
+  const executable = await store.compile(program)
+  const before = await store.memory()
+  await executable.run({ x: new Float32Array(rows * size) })
+  const { weights, derived } = await store.memory()
+  t.deepEqual([before.weights, before.derived], [2 * size * size, 0])
+  t.is(weights + derived, 4 * size * size) // panels of f32
 })

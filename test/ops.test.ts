@@ -5,30 +5,21 @@
  *
  * OP=name runs one op alone, SLOW=1 the large shapes as well.
  */
-import { readdirSync } from "node:fs"
 import test, { type ExecutionContext } from "ava"
 import { gradients } from "../lib/graph/gradient.ts"
 import { trace } from "../lib/graph/program.ts"
 import type { Value } from "../lib/graph/value.ts"
 import { arithmetic } from "../lib/ops/cast.ts"
 import { device, storesBf16, workMax } from "./device.ts"
+import { allSpecs } from "./ops/all-specs.ts"
 import { bf16Variants } from "./ops/bf16-variants.ts"
 import { closeTo, declare, largest, type Numbers, roundingError, run } from "./ops/harness.ts"
 import { bf16, normal, type OpCase, type OpSpec, random, type Tensor64 } from "./ops/spec.ts"
 
-const folder = new URL("./ops/", import.meta.url)
-const helpers = ["spec.ts", "harness.ts", "bf16-variants.ts"]
-const files = readdirSync(folder).filter(
-  (file) => file.endsWith(".ts") && !file.endsWith(".test.ts") && !helpers.includes(file),
-)
 const only = process.env.OP
 
 // All are loaded before the first test is declared: ava wants declarations in one turn.
-const modules = await Promise.all(
-  files.map((file) => import(new URL(file, folder).href) as Promise<{ specs: readonly OpSpec[] }>),
-)
-
-for (const spec of modules.flatMap(({ specs }) => specs)) {
+for (const spec of await allSpecs()) {
   const { name } = spec.op.definition
   if (only !== undefined && only !== name) continue
   for (const opCase of spec.cases) {

@@ -5,6 +5,7 @@ import { causalConv } from "../ops/causal-conv.ts"
 import { split } from "../ops/columns.ts"
 import { negExp } from "../ops/elementwise.ts"
 import { linear } from "../ops/linear.ts"
+import { rmsNorm } from "../ops/norm.ts"
 import { selectiveScan } from "../ops/selective-scan.ts"
 import { constant, fanIn, logarithms, stepBias, uniform } from "./init.ts"
 import { apply, Layer, type Parameter, type Rows } from "./layer.ts"
@@ -26,6 +27,8 @@ export interface MambaOptions {
   readonly convBias?: boolean
   /** Biases of in_proj and out_proj. Default false. */
   readonly bias?: boolean
+  /** eps of RMS norms without weights on Δ's low-rank input, B and C. Default: none of them (Falcon-Mamba has 1e-6). */
+  readonly mixerNormEps?: number
   /** Residual branches in the model: out_proj starts smaller by √branches, as in GPT-2. Default 1. */
   readonly branches?: number
 }
@@ -36,18 +39,19 @@ export interface MambaOptions {
  *
  * Parameters as in state-spaces/mamba: `in_proj.weight` (2E, D), `conv1d.weight` (E, 1, W), `conv1d.bias` (E),
  * `x_proj.weight` (R + 2N, E; rows Δ, B, C), `dt_proj.weight` (E, R), `dt_proj.bias` (E), `A_log` (E, N), `D` (E),
- * `out_proj.weight` (D, E). States per slot: `conv` (E, W − 1) and `ssm` (E, N), both f32.
+ * `out_proj.weight` (D, E). States per slot: `conv` (E, W − 1) and `ssm` (E, N), both f32. The norms of `mixerNormEps`, one over the R columns
+ * that Δ is made of and one over the N of each of B and C, have no parameters.
  *
  * @example
  * const layer = new Mamba({ dim: 768 })
  * trace("block", (t) => {
- *   const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype: "f32" }
+ *   const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype: "f32" } as const
  *   return { y: apply("mixer", layer, t.input("x", "f32", [512, 768]), rows) }
  * })
- * @see Gu & Dao 2023, arXiv:2312.00752, §3.4 and Algorithm 2
+ * @see Gu & Dao 2023, arXiv:2312.00752, §3.4 and Algorithm 2; Zuo et al. 2024, arXiv:2410.05355, §3.1 (the norms)
  */
 export class Mamba extends Layer {
-  readonly options: Required<MambaOptions>
+  readonly options: Required<Omit<MambaOptions, "mixerNormEps">> & Pick<MambaOptions, "mixerNormEps">
   readonly inProj: Linear
   readonly outProj: Linear
 
@@ -65,7 +69,14 @@ export class Mamba extends Layer {
     }
     expect(conv >= 2 && conv <= 4, "BAD_OPTION", () => `Mamba: conv is 2, 3 or 4 taps, got ${conv}`)
     expect(state <= 64, "BAD_OPTION", () => `Mamba: state is 1 to 64, got ${state}`)
-    this.options = { dim, inner, expand, state, conv, rank, convBias, bias, branches }
+    const { mixerNormEps } = options
+    expect(
+      mixerNormEps === undefined || (Number.isFinite(mixerNormEps) && mixerNormEps > 0),
+      "BAD_OPTION",
+      () => `Mamba: mixerNormEps is a number above 0, got ${mixerNormEps}`,
+    )
+    const norms = mixerNormEps === undefined ? {} : { mixerNormEps }
+    this.options = { dim, inner, expand, state, conv, rank, convBias, bias, branches, ...norms }
     this.inProj = new Linear({ inputs: dim, outputs: 2 * inner, bias })
     this.outProj = new Linear({ inputs: inner, outputs: dim, bias, init: fanIn(1 / Math.sqrt(branches)) })
   }
@@ -103,13 +114,13 @@ export class Mamba extends Layer {
     const projected = linear({ x, weight: this.weight("x_proj.weight", rows) }, { precision }).y // (rows, rank + 2·state)
     const { a: low, b: both } = split({ x: projected }, { first: rank })
     const { a: B, b: C } = split({ x: both }, { first: state })
-    const delta = linear({ x: low, weight: this.weight("dt_proj.weight", rows) }, { precision }).y // (rows, inner)
+    const delta = linear({ x: this.#normed(low), weight: this.weight("dt_proj.weight", rows) }, { precision }).y // (rows, inner)
     const { y } = selectiveScan({
       x,
       delta,
       A: negExp({ x: this.weight("A_log", rows) }).y,
-      B,
-      C,
+      B: this.#normed(B),
+      C: this.#normed(C),
       D: this.weight("D", rows),
       z,
       bias: this.weight("dt_proj.bias", rows),
@@ -117,5 +128,11 @@ export class Mamba extends Layer {
       carried: this.state("ssm", rows, [inner, state]),
     })
     return apply("out_proj", this.outProj, y, rows, residual) // (rows, dim)
+  }
+
+  /** x/√(mean(x²) + eps) where the mixer has norms, else x. */
+  #normed(x: Value): Value {
+    const { mixerNormEps: eps } = this.options
+    return eps === undefined ? x : rmsNorm({ x }, { eps }).y
   }
 }

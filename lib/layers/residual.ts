@@ -1,15 +1,26 @@
 import type { Value } from "../graph/value.ts"
 import { apply, Layer, type Parameter, type Rows } from "./layer.ts"
-import { RMSNorm } from "./rms-norm.ts"
+import type { LayerNorm } from "./layer-norm.ts"
+import { type NormKind, normOf } from "./norm.ts"
+import type { RMSNorm } from "./rms-norm.ts"
+
+export interface ResidualOptions {
+  readonly dim: number
+  readonly mixer: Layer
+  /** Default 1e-5. */
+  readonly eps?: number
+  /** Default "rms". */
+  readonly norm?: NormKind
+}
 
 /** y = x + mixer(norm(x)), the pre-norm block. Children: `norm`, `mixer`. The addition is fused into the mixer's last linear. */
 export class Residual extends Layer {
-  readonly norm: RMSNorm
+  readonly norm: LayerNorm | RMSNorm
   readonly mixer: Layer
 
-  constructor({ dim, mixer, eps = 1e-5 }: { dim: number; mixer: Layer; eps?: number }) {
+  constructor({ dim, mixer, eps = 1e-5, norm = "rms" }: ResidualOptions) {
     super()
-    this.norm = new RMSNorm({ dim, eps })
+    this.norm = normOf(norm, { dim, eps })
     this.mixer = mixer
   }
 

@@ -2,6 +2,7 @@
  * Models as data: sizes, and a pattern of blocks that is repeated over the depth.
  */
 import { checkOptions, expect, suggestion } from "../errors.ts"
+import type { NormKind } from "../layers/norm.ts"
 import type { RopeOptions } from "../layers/sliding-attention.ts"
 
 /** The state-space block of Mamba (layers/mamba.ts). */
@@ -14,6 +15,8 @@ export interface MambaBlock {
   readonly convBias: boolean
   /** Biases of its two projections. */
   readonly bias: boolean
+  /** eps of RMS norms without weights on Δ's low-rank input, B and C, as Falcon-Mamba has them; absent where there are none. */
+  readonly mixerNormEps?: number
 }
 
 /** Attention over the last `window` keys, or over all of at most `contextMax` where window is 0 (layers/sliding-attention.ts). */
@@ -64,6 +67,8 @@ export interface ModelConfig {
   /** The head is the embedding. */
   readonly tied: boolean
   readonly normEps: number
+  /** What normalises the stream: LayerNorm with a bias, or where this is absent RMSNorm. */
+  readonly norm?: "layer"
   /** What else a file of ours says about the model, such as how it was trained. */
   readonly extra?: Readonly<Record<string, unknown>>
 }
@@ -87,6 +92,8 @@ export interface BlockSize {
   readonly convBias?: boolean
   /** Biases of Mamba's two projections. Default false. */
   readonly projBias?: boolean
+  /** eps of RMS norms without weights on Mamba's Δ, B and C. Default: none of them (Falcon-Mamba has 1e-6). */
+  readonly mixerNormEps?: number
   /** Query heads of attention; retention has half as many. Default dim/64, at least 1. In an entry of `gla` its own: default dim/384. */
   readonly heads?: number
   /** Heads of k and v. Default heads. */
@@ -116,6 +123,8 @@ export interface ModelSize extends BlockSize {
   readonly tied?: boolean
   /** Default 1e-5. */
   readonly normEps?: number
+  /** RMSNorm, or LayerNorm with a bias (MambaByte's own module). Default "rms". */
+  readonly norm?: NormKind
   readonly extra?: Readonly<Record<string, unknown>>
 }
 
@@ -125,14 +134,17 @@ export const sambaPattern = ["mamba", "swiglu", "sliding", "swiglu"] as const sa
 const attentionSizes = ["heads", "kvHeads", "headDim", "rope", "shortConv"] as const
 /** What a block reads of its sizes: an entry of a pattern that states another would mean nothing by it. */
 const sizesOf: Readonly<Record<BlockName, readonly (keyof BlockSize)[]>> = {
-  mamba: ["state", "conv", "expand", "inner", "rank", "convBias", "projBias"],
+  mamba: ["state", "conv", "expand", "inner", "rank", "convBias", "projBias", "mixerNormEps"],
   sliding: [...attentionSizes, "window"],
   full: [...attentionSizes, "contextMax"],
   swiglu: ["mlp"],
   gla: ["heads"],
   retention: ["heads"],
 }
-const modelSizes = ["dim", "layers", "vocab", "pattern", "tied", "normEps", "extra", ...Object.values(sizesOf).flat()]
+const modelSizes = [
+  ...["dim", "layers", "vocab", "pattern", "tied", "normEps", "norm", "extra"],
+  ...Object.values(sizesOf).flat(),
+]
 const depthMost = 4096
 
 /**
@@ -142,7 +154,7 @@ const depthMost = 4096
  */
 export function modelConfig(size: ModelSize): ModelConfig {
   checkOptions("model", size, modelSizes)
-  const { dim, layers, vocab, pattern = ["mamba"], tied = true, normEps = 1e-5, extra, ...shared } = size
+  const { dim, layers, vocab, pattern = ["mamba"], tied = true, normEps = 1e-5, norm = "rms", extra, ...shared } = size
   for (const [name, value] of Object.entries({ dim, layers, vocab })) whole("model", name, value)
   flag("model", "tied", tied)
   expect(layers <= depthMost, "BAD_OPTION", () => `model: layers is at most ${depthMost}, got ${layers}`)
@@ -158,23 +170,17 @@ export function modelConfig(size: ModelSize): ModelConfig {
     "BAD_OPTION",
     () => `model: normEps is a number above 0, got ${normEps}`,
   )
+  expect(norm === "rms" || norm === "layer", "BAD_OPTION", () => `model: norm is rms or layer, got ${norm}`)
   const blocks = pattern.map((entry, i) => blockOf(`model: pattern[${i}]`, dim, defined(shared), entry))
-  return { dim, vocab, depth: layers, pattern: blocks, tied, normEps, ...(extra && { extra }) }
+  const layerNorm = norm === "layer" && { norm }
+  return { dim, vocab, depth: layers, pattern: blocks, tied, normEps, ...layerNorm, ...(extra && { extra }) }
 }
 
 /** `own` is what the pattern's entry itself states. */
 type Make = (dim: number, size: BlockSize, own: BlockSize) => BlockConfig
 
 const makers: Readonly<Record<BlockName, Make>> = {
-  mamba: (dim, { state = 16, conv = 4, expand = 2, inner, rank, convBias = true, projBias = false }) => ({
-    kind: "mamba",
-    state,
-    conv,
-    inner: inner ?? Math.floor(expand * dim),
-    rank: rank ?? Math.ceil(dim / 16),
-    convBias,
-    bias: projBias,
-  }),
+  mamba,
   sliding: (dim, size) => attention(dim, size, size.window ?? 2048),
   full: (dim, size) => attention(dim, size, 0),
   swiglu: (dim, { mlp = Math.ceil((8 * dim) / 3 / 64) * 64 }) => ({ kind: "swiglu", inner: mlp }),
@@ -186,6 +192,18 @@ const makers: Readonly<Record<BlockName, Make>> = {
     expandK: 1,
     expandV: 2,
   }),
+}
+
+function mamba(dim: number, size: BlockSize): BlockConfig {
+  const { state = 16, conv = 4, expand = 2, rank = Math.ceil(dim / 16), convBias = true, projBias: bias = false } = size
+  const { inner = Math.floor(expand * dim), mixerNormEps } = size
+  expect(
+    mixerNormEps === undefined || (Number.isFinite(mixerNormEps) && mixerNormEps > 0),
+    "BAD_OPTION",
+    () => `model: mixerNormEps is a number above 0, got ${mixerNormEps}`,
+  )
+  const norms = mixerNormEps !== undefined && { mixerNormEps }
+  return { kind: "mamba", state, conv, inner, rank, convBias, bias, ...norms }
 }
 
 const defaultHeads = (dim: number) => Math.max(1, Math.floor(dim / 64))

@@ -10,9 +10,9 @@ import { GatedLinearAttention } from "../layers/gated-linear-attention.ts"
 import { apply, Layer, type Parameter, type Rows } from "../layers/layer.ts"
 import { Linear } from "../layers/linear.ts"
 import { Mamba } from "../layers/mamba.ts"
+import { normOf } from "../layers/norm.ts"
 import { Residual } from "../layers/residual.ts"
 import { Retention } from "../layers/retention.ts"
-import { RMSNorm } from "../layers/rms-norm.ts"
 import { SlidingAttention } from "../layers/sliding-attention.ts"
 import { SwiGLU } from "../layers/swiglu.ts"
 import type { BlockConfig, ModelConfig } from "./config.ts"
@@ -37,7 +37,8 @@ function layerOf(block: BlockConfig, dim: number, branches: number): Layer {
 /**
  * Embedding, residual blocks x + block(norm(x)), a last norm, and a head that is the embedding unless stated. Parameters are named as in
  * state-spaces/mamba, whatever the blocks are: `backbone.embedding.weight`, `backbone.layers.0.norm.weight`,
- * `backbone.layers.0.mixer.in_proj.weight`, …, `backbone.norm_f.weight`, and `lm_head.weight` only when untied.
+ * `backbone.layers.0.mixer.in_proj.weight`, …, `backbone.norm_f.weight`, and `lm_head.weight` only when untied; norms of the kind `layer`
+ * have a `bias` too.
  *
  * @example
  * const model = new PatternModel(modelPreset("mamba-130m"))
@@ -92,9 +93,9 @@ export class PatternModel extends Layer implements LanguageModel {
 class Backbone extends Layer {
   readonly #embedding: Embedding
   readonly #blocks: readonly Residual[]
-  readonly #norm: RMSNorm
+  readonly #norm: Layer
 
-  constructor({ dim, vocab, depth, pattern, normEps: eps }: ModelConfig) {
+  constructor({ dim, vocab, depth, pattern, norm, normEps: eps }: ModelConfig) {
     super()
     expect(
       Number.isSafeInteger(depth) && depth >= 1 && pattern.length > 0,
@@ -104,9 +105,9 @@ class Backbone extends Layer {
     this.#embedding = new Embedding({ vocab, dim })
     this.#blocks = Array.from({ length: depth }, (_, i) => {
       const mixer = layerOf(pattern[i % pattern.length]!, dim, depth)
-      return new Residual({ dim, mixer, eps })
+      return new Residual({ dim, mixer, eps, norm: norm ?? "rms" })
     })
-    this.#norm = new RMSNorm({ dim, eps })
+    this.#norm = normOf(norm ?? "rms", { dim, eps })
   }
 
   override parameters(): Record<string, Parameter> {

@@ -19,8 +19,8 @@ const large = { dim: 2048, vocab: 50304, heads: 32, kvHeads: 4, mlp: 8196 }
 
 /**
  * Mamba: state-spaces/mamba. MambaByte: arXiv 2401.13660 §A. SAMBA and what its paper compares it with: arXiv 2406.07522,
- * Tables 3, 11 and 12, and where microsoft/Samba has them its configurations. Llama, Mistral, Phi-3: the configurations of the
- * published checkpoints.
+ * Tables 3, 11 and 12, and where microsoft/Samba has them its configurations. Llama, Mistral, Phi-3, Falcon-Mamba: the configurations of
+ * the published checkpoints.
  */
 export const presets = {
   "mamba-130m": { dim: 768, layers: 24, vocab: neox },
@@ -31,6 +31,7 @@ export const presets = {
   "mambabyte-353m": { dim: 1024, layers: 53, vocab: 256 },
   "mambabyte-972m": { dim: 1792, layers: 48, vocab: 256 },
   "mambabyte-1.6b": { dim: 2304, layers: 48, vocab: 256 },
+  "falcon-mamba-7b": { dim: 4096, layers: 64, vocab: 65024, tied: false, mixerNormEps: 1e-6 },
 
   // Of the size of the demo; window and length of training sequences as 1 to 2, as in SAMBA §3.1.
   "samba-byte": { dim: 192, vocab: 256, layers: 12, pattern: sambaPattern, heads: 6, window: 256, mlp: 448 },

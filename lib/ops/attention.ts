@@ -10,8 +10,25 @@ interface Heads {
   readonly precision: string
 }
 
+/** Keys and values before a run's rows come and go together, a ring for each segment. */
+function checkRings(where: string, { segments, sequences, slots, copies }: Dims): void {
+  const given = [sequences, slots, copies].filter((size) => size !== undefined).length
+  expect(
+    given === 0 || given === 3,
+    "BAD_INPUT",
+    () => `${where}: rings, keys and values are given together or not at all, got ${given} of them`,
+  )
+  expect(
+    sequences === (slots === undefined ? undefined : segments) && slots === copies,
+    "BAD_SHAPE",
+    () =>
+      `${where}: rings has one number for each of ${segments} segments, and values as many rings as keys, got ${sequences}, and ${copies} beside ${slots}`,
+  )
+}
+
 /** Bounds what the kernels index by; returns the columns of y. */
-function checkHeads(where: string, { packed, kv, capacity, size }: Dims, attrs: Heads): number {
+function checkHeads(where: string, dims: Dims, attrs: Heads): number {
+  const { packed, kv, capacity, size } = dims
   const { heads, kvHeads, headDim, window } = attrs
   for (const [name, value, most] of [
     ["heads", heads, 65536],
@@ -27,11 +44,13 @@ function checkHeads(where: string, { packed, kv, capacity, size }: Dims, attrs: 
     () => `${where}: kvHeads divides heads, got ${kvHeads} kvHeads for ${heads} heads`,
   )
   expect(
-    Number.isSafeInteger(window) && window >= 0,
+    Number.isSafeInteger(window) && window >= 0 && window < 2 ** 31,
     "BAD_OPTION",
-    () => `${where}: window is a whole number of keys, the query's own among them, or 0 for all, got ${window}`,
+    () =>
+      `${where}: window is a whole number of keys up to ${2 ** 31 - 1}, the query's own among them, or 0 for all, got ${window}`,
   )
   checkPrecision(where, attrs.precision)
+  checkRings(where, dims)
   const columns = (heads + 2 * kvHeads) * headDim
   expect(
     packed === columns,
@@ -78,7 +97,7 @@ export const ringCapacity = (window: number, rows: number): number => Math.ceil(
  *
  * Running throws BAD_INPUT for a ring outside [0, rings), for one that two segments use, for a segment that with the window before it is
  * longer than the capacity, and with window 0 for a position beyond it.
- * @throws BAD_OPTION, BAD_SHAPE for heads that do not divide, sizes that do not fit
+ * @throws BAD_OPTION, BAD_SHAPE for heads that do not divide, sizes that do not fit; BAD_INPUT for rings without keys and values
  * @example const { y } = slidingAttention({ qkv, segments, rings, keys, values }, { heads: 12, kvHeads: 4, headDim: 64, window: 2048 })
  * @see Vaswani et al. 2017, arXiv:1706.03762, Eq. 1; Beltagy et al. 2020, arXiv:2004.05150, §3.1; Ainslie et al. 2023, arXiv:2305.13245;
  * Dao 2023, arXiv:2307.08691, §3.1 (the tiled softmax)
@@ -88,9 +107,9 @@ export const slidingAttention = op({
   inputs: {
     qkv: "float rows packed",
     segments: "i32 segments 5",
-    "rings?": "i32 segments",
+    "rings?": "i32 sequences",
     "keys?": "float slots kv capacity size",
-    "values?": "float slots kv capacity size",
+    "values?": "float copies kv capacity size",
   },
   outputs: { y: "float rows width", lse: "rows heads" },
   attrs: { heads: 1, kvHeads: 1, headDim: 64, window: 0, precision: "f32" },
@@ -126,9 +145,9 @@ export const slidingAttentionGrad = op({
     y: "float rows width",
     lse: "rows heads",
     segments: "i32 segments 5",
-    "rings?": "i32 segments",
+    "rings?": "i32 sequences",
     "keys?": "float slots kv capacity size",
-    "values?": "float slots kv capacity size",
+    "values?": "float copies kv capacity size",
   },
   outputs: { dqkv: "float rows packed" },
   attrs: { heads: 1, kvHeads: 1, headDim: 64, window: 0, precision: "f32" },

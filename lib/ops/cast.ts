@@ -24,7 +24,10 @@ export const cast = op({
 
 /**
  * What `gradients` needs of the ops.
- * @example const [dw] = gradients([[loss, one]], [w], arithmetic)
+ * @example
+ * const { y: loss } = sum({ x: linear({ x, weight }).y })
+ * const { y: one } = sum({ x: unit })
+ * const [dweight] = gradients([[loss, one]], [weight], arithmetic)
  */
 export const arithmetic: Arithmetic = {
   sum: (a, b) => add({ a, b }).y,

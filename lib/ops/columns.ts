@@ -12,7 +12,7 @@ type Gradients = Record<string, Value | null>
  * The first columns of a matrix and the others: x = [a b]. The two halves of Mamba's input projection.
  *
  * Throws BAD_OPTION unless 1 ≤ first < width.
- * @example const { a: x, b: z } = split({ x: xz }, { first: inner })
+ * @example const { a: x, b: z } = split({ x: xz }, { first: 8 })
  */
 export const split = op({
   name: "split",
@@ -35,7 +35,7 @@ export const split = op({
  * Two matrices side by side: y = [a b]. A missing side is zero.
  *
  * Throws BAD_INPUT when both sides are missing, BAD_OPTION unless `first` and `second` are the widths of a and b.
- * @example const { y } = concat({ a: dx, b: dz }, { first: inner, second: inner })
+ * @example const { y } = concat({ a: dx, b: dz }, { first: 8, second: 8 })
  */
 export const concat = op({
   name: "concat",

@@ -96,7 +96,10 @@ export const silu = op({
   grad: ({ x }, _outputs, _attrs, { y: dy }): Gradients => (dy ? { x: siluGrad({ dy, x }).dx } : {}),
 })
 
-/** Gradient of `silu`: dx = dy·σ(x)·(1 + x·(1 − σ(x))). */
+/**
+ * Gradient of `silu`: dx = dy·σ(x)·(1 + x·(1 − σ(x))).
+ * @example const { dx } = siluGrad({ dy, x })
+ */
 export const siluGrad = op({
   name: "siluGrad",
   inputs: { dy: "float ...", x: "float ..." },
@@ -106,7 +109,7 @@ export const siluGrad = op({
 
 /**
  * Adds into a stored value: total ← total + x. For gradients that gather over several batches.
- * @example accumulate({ total: current("gradient").training("grad.weight", "f32", x.shape), x })
+ * @example accumulate({ total, x: gradient })
  */
 export const accumulate = op({
   name: "accumulate",
@@ -118,7 +121,7 @@ export const accumulate = op({
 
 /**
  * Replaces a stored value: total ← x. The first batch of a step, where `accumulate` serves the others.
- * @example overwrite({ total: current("gradient").training("grad.weight", "f32", x.shape), x })
+ * @example overwrite({ total, x: gradient })
  */
 export const overwrite = op({
   name: "overwrite",

@@ -19,7 +19,7 @@ function headsOf(where: string, { inner, value }: Dims): number {
  *
  * All heads share the weight. Statistics are f32. eps: 1e-5, as in SAMBA's code.
  * @throws BAD_SHAPE when the columns of x are no multiple of weight's, or those are over 1024
- * @example const { y } = gatedHeadNorm({ x: attention.y, gate, weight })
+ * @example const { y } = gatedHeadNorm({ x: attended, gate, weight })
  * @see Sun et al. 2023, arXiv:2307.08621, Eq. 8 (with RMS in the place of group normalisation); Yang et al. 2023,
  * arXiv:2312.06635, §4
  */

@@ -49,16 +49,26 @@ function headSizes(where: string, { keys, values, gates, heads, key, value }: Di
   return head
 }
 
-/** A slot's state is carried whole: the matrix and the rows that are not in it yet. */
-function checkTail({ keys, values, gates, slots, lines, columns }: Dims): void {
+/** A slot's state is carried whole: the matrix and the rows that are not in it yet; and it is what a segment starts from. */
+function checkCarried({ keys, values, gates, heads, slots, tails, lines, columns }: Dims): void {
+  expect(
+    slots !== undefined || tails === undefined,
+    "BAD_INPUT",
+    () => "linearAttention: carried and tail are given together, got a tail alone; give carried too",
+  )
   if (slots === undefined) return
+  expect(
+    heads === undefined,
+    "BAD_INPUT",
+    () => "linearAttention: initial or carried is given, got both; put what a segment starts from into its slot",
+  )
   const width = keys! + values! + (gates ?? 0)
   expect(
-    lines === tailRows && columns === width,
+    tails === slots && lines === tailRows && columns === width,
     "BAD_SHAPE",
     () =>
-      `linearAttention: with carried goes a tail (slots, ${tailRows}, ${width}), ` +
-      `got ${lines === undefined ? "none" : `(${slots}, ${lines}, ${columns})`}`,
+      `linearAttention: with carried goes a tail (${slots}, ${tailRows}, ${width}), ` +
+      `got ${tails === undefined ? "none" : `(${tails}, ${lines}, ${columns})`}`,
   )
 }
 
@@ -83,10 +93,11 @@ function checkTail({ keys, values, gates, slots, lines, columns }: Dims): void {
  *
  * `final` is the state after a segment's last row, zero where it has none. Rows in no segment are zero. `saved` is for the
  * gradient: for each segment what it starts from and the state before the first chunk that begins in its rows 64k to 64k + 63,
- * k ≥ 1; that of segment s at ⌊begin/64⌋ + s + k. What lies between is computed again.
+ * k ≥ 1; that of segment s at ⌊begin/64⌋ + s + k. Other lines of it mean nothing. What lies between is computed again.
  *
  * State and arithmetic are f32. Differentiable in q, k, v, g and initial: no gradient flows through a carried state.
- * @throws BAD_OPTION, BAD_SHAPE for heads that do not divide, sizes over 256 keys or 512 values, states that do not fit
+ * @throws BAD_OPTION, BAD_SHAPE for heads that do not divide, sizes over 256 keys or 512 values, states that do not fit;
+ * BAD_INPUT for a tail alone, and for initial beside carried
  * @example const { y } = linearAttention({ q, k, v, g, segments, carried, tail }, { heads: 4, scale: 192 ** -0.5 })
  * @see Yang et al. 2023, arXiv:2312.06635, §4; Sun et al. 2023, arXiv:2307.08621, Eq. 5–8
  */
@@ -99,16 +110,18 @@ export const linearAttention = op({
     "g?": "float rows gates",
     segments: "i32 segments 5",
     "initial?": "segments heads key value",
-    "carried?": "slots heads key value",
-    "tail?": "slots lines columns",
+    "carried?": "slots matrices height width",
+    "tail?": "tails lines columns",
   },
   outputs: { y: "float rows values", final: "segments heads key value", saved: "saves heads key value" },
   attrs: { heads: 1, scale: 1, retention: false },
   updates: ["carried", "tail"],
   auxiliary: ["saved"],
   dims: (dims, attrs) => {
-    const head = headSizes("linearAttention", dims, attrs)
-    checkTail(dims)
+    const { matrices, height, width } = dims
+    checkCarried(dims)
+    const carried = { ...dims, heads: matrices, key: height, value: width } as Dims
+    const head = headSizes("linearAttention", dims.slots === undefined ? dims : carried, attrs)
     return { ...head, saves: Math.ceil(dims.rows! / saveRows) + dims.segments! }
   },
   grad: ({ q, k, v, g, segments }, { saved }, attrs, { y: dy, final: dfinal }) => {

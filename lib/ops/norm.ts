@@ -9,21 +9,26 @@ import { op } from "../graph/op.ts"
  *   sum = x + residual      rstd = 1/√(mean(sum²) + eps)      y = sum·rstd·weight + bias
  *
  * Statistics are f32, and so is `sum`: the new residual stream where `residual` is given, without it a copy of x. y is of
- * `dtype`: f32, bf16, or that of x.
+ * `dtype`: f32, bf16, or that of x. Without a weight y is not scaled, as on Δ, B and C of Falcon-Mamba.
  * eps: 1e-5, as in the code of the Mamba paper.
  * @example const { y, sum } = rmsNorm({ x, weight, residual }, { eps: 1e-5 })
  * @see Zhang & Sennrich 2019, arXiv:1910.07467, Eq. 4
  */
 export const rmsNorm = op({
   name: "rmsNorm",
-  inputs: { x: "float rows dim", weight: "dim", "bias?": "dim", "residual?": "rows dim" },
+  inputs: { x: "float rows dim", "weight?": "dim", "bias?": "dim", "residual?": "rows dim" },
   outputs: { y: "float rows dim", sum: "rows dim", rstd: "rows" },
   attrs: { eps: 1e-5, dtype: "same" },
   auxiliary: ["rstd"],
   grad: ({ x, weight, bias, residual }, { sum, rstd }, _attrs, { y: dy, sum: dsum }) => {
     if (dy === undefined && dsum === undefined) return {}
     const { dx, dweight, dbias } = rmsNormGrad({ dy, dsum, x: residual ? sum : x, weight, rstd })
-    return { x: dx, weight: dweight, ...(bias && { bias: dbias }), ...(residual && { residual: dx }) }
+    return {
+      x: dx,
+      ...(weight && { weight: dweight }),
+      ...(bias && { bias: dbias }),
+      ...(residual && { residual: dx }),
+    }
   },
 })
 
@@ -34,7 +39,7 @@ export const rmsNorm = op({
  */
 export const rmsNormGrad = op({
   name: "rmsNormGrad",
-  inputs: { "dy?": "float rows dim", "dsum?": "rows dim", x: "float rows dim", weight: "dim", rstd: "rows" },
+  inputs: { "dy?": "float rows dim", "dsum?": "rows dim", x: "float rows dim", "weight?": "dim", rstd: "rows" },
   outputs: { dx: "rows dim", dweight: "dim", dbias: "dim" },
   grad: null,
 })

@@ -13,7 +13,7 @@ type Gradients = Record<string, Value | null>
  * patch of rows. Nothing is copied where x ends here.
  *
  * Throws BAD_OPTION unless `width` divides the elements.
- * @example const { y } = fold({ x: bytes }, { width: patch * dim }) // (rows/patch, patch·dim)
+ * @example const { y } = fold({ x: bytes }, { width: 32 }) // patches of 4 rows of 8: (rows/4, 32)
  */
 export const fold = op({
   name: "fold",
@@ -33,9 +33,9 @@ export const fold = op({
 
 function whole(where: string, name: string, value: number): void {
   expect(
-    Number.isSafeInteger(value) && value >= 1,
+    Number.isSafeInteger(value) && value >= 1 && value < 2 ** 31,
     "BAD_OPTION",
-    () => `${where}: ${name} is a whole number of at least 1, got ${value}`,
+    () => `${where}: ${name} is a whole number from 1 to ${2 ** 31 - 1}, got ${value}`,
   )
 }
 
@@ -50,7 +50,7 @@ function whole(where: string, name: string, value: number): void {
  *
  * Running throws BAD_INPUT for positions beyond the patch, and for a segment at position 0 where x is not given.
  * @throws BAD_INPUT without x and carried, BAD_SHAPE for a patch that does not divide their width
- * @example const { y } = patchRows({ x: projected, segments, carried }, { rows, patch })
+ * @example const { y } = patchRows({ x: projected, segments, carried }, { rows: 8, patch: 4 })
  * @see Yu et al. 2023, arXiv:2305.07185, §2.2, step 4
  */
 export const patchRows = op({

@@ -50,7 +50,7 @@ function checkTurn({ width }: Dims, { headDim, heads, base, rotary }: Turn): Dim
  * segment are zero.
  * base: 10000, as in the paper; Llama 3 has 500000.
  * @throws BAD_OPTION, BAD_SHAPE for an odd or too large number of columns, and for heads that x has not
- * @example const { y } = rope({ x: qkv, segments }, { heads: heads + kvHeads, headDim: 64 })
+ * @example const { y } = rope({ x: qkv, segments }, { heads: 2 + 1, headDim: 64 })
  * @see Su et al. 2021, arXiv:2104.09864, Eq. 34; the half-split pairs are those of GPT-NeoX and Llama
  */
 export const rope = op({

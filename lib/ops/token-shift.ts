@@ -2,17 +2,17 @@ import { expect } from "../errors.ts"
 import { type Dims, op } from "../graph/op.ts"
 
 /** Holds a carried half to the columns that come from the row before. */
-function halfOf({ dim, half }: Dims): Dims {
+function halfOf(where: string, { dim, half }: Dims): Dims {
   expect(
     dim! >= 2,
     "BAD_SHAPE",
-    () => `tokenShift: dim is at least 2, a column that stays and one that is shifted, got ${dim}`,
+    () => `${where}: dim is at least 2, a column that stays and one that is shifted, got ${dim}`,
   )
   const shifted = Math.floor(dim! / 2)
   expect(
     half === undefined || half === shifted,
     "BAD_SHAPE",
-    () => `tokenShift: carried is (slots, half) with half the ⌊dim/2⌋ = ${shifted} shifted columns, got ${half}`,
+    () => `${where}: carried is (slots, half) with half the ⌊dim/2⌋ = ${shifted} shifted columns, got ${half}`,
     { dim, half },
   )
   return {}
@@ -34,7 +34,7 @@ export const tokenShift = op({
   inputs: { x: "float rows dim", segments: "i32 segments 5", "carried?": "slots half" },
   outputs: { y: "float rows dim" },
   updates: ["carried"],
-  dims: halfOf,
+  dims: (dims) => halfOf("tokenShift", dims),
   grad: ({ segments }, _outputs, _attrs, { y: dy }) =>
     dy ? { x: tokenShiftGrad({ dy, segments }).dx, segments: null, carried: null } : {},
 })
@@ -48,6 +48,6 @@ export const tokenShiftGrad = op({
   name: "tokenShiftGrad",
   inputs: { dy: "float rows dim", segments: "i32 segments 5" },
   outputs: { dx: "float rows dim" },
-  dims: halfOf,
+  dims: (dims) => halfOf("tokenShiftGrad", dims),
   grad: null,
 })

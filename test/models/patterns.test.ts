@@ -9,7 +9,14 @@ import { keyTile } from "../../lib/ops/attention.ts"
 import { tinyModel } from "../generate/tiny.ts"
 import { againstSnapshot } from "./snapshot.ts"
 
-const printed: readonly Preset[] = ["samba-1.7b", "sliding-gla-438m", "sliding-retnet-446m", "llama-3-8b", "mistral-7b"]
+const printed: readonly Preset[] = [
+  "samba-1.7b",
+  "sliding-gla-438m",
+  "sliding-retnet-446m",
+  "llama-3-8b",
+  "mistral-7b",
+  "falcon-mamba-7b",
+]
 
 for (const name of printed) {
   test(`${name} traces to the program of its snapshot`, (t) => {

@@ -110,6 +110,12 @@ test("an option that is undefined is one that was not given", (t) => {
   )
 })
 
+test("sizes that are no object are refused by name", (t) => {
+  for (const size of [undefined, null, "samba", [64]]) {
+    t.throws(() => modelConfig(size as never), { code: "BAD_OPTION", message: /^model: options are an object, got / })
+  }
+})
+
 test("sizes and patterns that fit no model are refused in one sentence", (t) => {
   const size = { dim: 64, layers: 4, vocab: 64 }
   const cases: [object, RegExp][] = [

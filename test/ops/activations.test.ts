@@ -28,6 +28,8 @@ const sizes: Record<string, number> = {
   right: 1,
   chunks: 3,
   heads: 1,
+  matrices: 1,
+  sequences: 2,
   saves: 3,
   lines: 15,
   columns: 12,

@@ -30,6 +30,7 @@ const whileTracing: readonly (readonly [string, ErrorCode, RegExp, (tr: Trace) =
       ["a headDim over 256", { headDim: 257 }, /headDim is a whole number from 1 to 256, got 257/],
       ["a window below 0", { window: -1 }, /window is a whole number of keys.* got -1/],
       ["half a key", { window: 1.5 }, /got 1\.5/],
+      ["a window that i32 does not hold", { window: 2 ** 31 }, /keys up to 2147483647.* got 2147483648/],
       ["a precision that is none", { precision: "f16" }, /precision is f32 or bf16, got f16/],
     ] as const
   ).map(
@@ -60,6 +61,30 @@ const whileTracing: readonly (readonly [string, ErrorCode, RegExp, (tr: Trace) =
     (tr) => slidingAttention(attentionInputs(tr, { ring: [3, 4, 128, 4] }), fits),
   ],
   [
+    "rings without keys and values",
+    "BAD_INPUT",
+    /rings, keys and values are given together or not at all, got 1 of them/,
+    (tr) => {
+      const { qkv, segments, rings } = attentionInputs(tr)
+      slidingAttention({ qkv, segments, rings }, fits)
+    },
+  ],
+  [
+    "keys without values",
+    "BAD_INPUT",
+    /given together or not at all, got 2 of them/,
+    (tr) => {
+      const { qkv, segments, rings, keys } = attentionInputs(tr)
+      slidingAttention({ qkv, segments, rings, keys }, fits)
+    },
+  ],
+  [
+    "more rings of values than of keys",
+    "BAD_SHAPE",
+    /values as many rings as keys, got 2, and 4 beside 3/,
+    (tr) => slidingAttention({ ...attentionInputs(tr), values: tr.state("more", "f32", [4, 2, 128, 8]) }, fits),
+  ],
+  [
     "a y of other heads in the gradient",
     "BAD_SHAPE",
     /dy and y have 32 columns and lse 4, got 40 and 4/,
@@ -85,14 +110,6 @@ for (const [title, code, message, fn] of whileTracing) {
 }
 
 const whenCompiled: readonly (readonly [string, RegExp, (tr: Trace) => ReturnType<typeof slidingAttention>])[] = [
-  [
-    "rings without keys and values",
-    /rings, keys and values are given together, got some of them/,
-    (tr) => {
-      const { qkv, segments, rings } = attentionInputs(tr)
-      return slidingAttention({ qkv, segments, rings }, fits)
-    },
-  ],
   [
     "a ring of another dtype than the precision's",
     /a ring is of the dtype of the precision, f32, got bf16/,
@@ -177,3 +194,21 @@ test("what fits exactly is run: a window and rows that fill the ring, and a ring
   })
   t.true((y as Float32Array).every(Number.isFinite))
 })
+
+// A tile that begins at the last row of a head has 63 more, which a GPU counts in 32 bits.
+const gpu = device === "cpu" ? test.skip : test
+for (const [title, heads, most] of [
+  ["one head", 1, 2 ** 31 - 63],
+  ["65536 heads", 65536, 2 ** 15],
+] as const) {
+  gpu(`more rows of ${title} than a GPU counts: refused when the program is compiled`, async (t) => {
+    await using store = new Store(device)
+    const program = trace("refused", (tr) => {
+      const qkv = tr.input("qkv", "f32", [most, heads + 2])
+      const segments = tr.input("segments", "i32", [1, 5])
+      return { y: slidingAttention({ qkv, segments }, { heads, kvHeads: 1, headDim: 1, window: 1 }).y }
+    })
+    const message = new RegExp(`slidingAttention.*rows·heads is at most 2\\^31 − 64, got ${most * heads}`)
+    t.like(await t.throwsAsync(store.compile(program), { message }), { code: "BAD_SHAPE" satisfies ErrorCode })
+  })
+}

@@ -191,29 +191,28 @@ test("what does not fit is refused where it is traced", (t) => {
   refuses({ v: 513 }, {}, "BAD_SHAPE", /at most 256 keys and 512 values, got 12 and 513/)
   refuses({ g: 6 }, { heads: 2 }, "BAD_SHAPE", /g has the 12 columns of k/)
   refuses({ g: 12 }, { heads: 2, retention: true }, "BAD_SHAPE", /not given with retention/)
-  refuses({ tail: 17 }, { heads: 2 }, "BAD_SHAPE", /a tail \(slots, 15, 18\), got \(2, 15, 17\)/)
+  refuses({ tail: 17 }, { heads: 2 }, "BAD_SHAPE", /a tail \(2, 15, 18\), got \(2, 15, 17\)/)
   refuses({ tail: 18 }, { heads: 3 }, "BAD_SHAPE", /a state is \(3, 4, 2\)/)
 })
 
-test("initial and carried states together are refused when the program is compiled", async (t) => {
-  await using store = new Store(device)
-  const program = trace("both", (tr) => {
-    const of = (name: string, ...shape: number[]) => tr.input(name, "f32", shape)
-    const inputs = {
-      q: of("q", 4, 2),
-      k: of("k", 4, 2),
-      v: of("v", 4, 3),
-      segments: tr.input("segments", "i32", [1, 5]),
-    }
-    const carried = tr.state("carried", "f32", [2, 1, 2, 3])
-    return {
-      y: linearAttention({
-        ...inputs,
-        initial: of("initial", 1, 1, 2, 3),
-        carried,
-        tail: tr.state("tail", "f32", [2, 15, 5]),
-      }).y,
-    }
-  })
-  await t.throwsAsync(store.compile(program), { message: /initial or carried is given, got both/ })
+test("a tail alone, and initial and carried states together, are refused where they are traced", (t) => {
+  const refuses = (which: readonly ("initial" | "carried" | "tail")[], message: RegExp) =>
+    t.throws(
+      () =>
+        trace("states", (tr) => {
+          const of = (name: string, ...shape: number[]) => tr.input(name, "f32", shape)
+          const all = {
+            initial: of("initial", 1, 1, 2, 3),
+            carried: tr.state("carried", "f32", [2, 1, 2, 3]),
+            tail: tr.state("tail", "f32", [2, 15, 5]),
+          }
+          const states = Object.fromEntries(which.map((name) => [name, all[name]]))
+          const segments = tr.input("segments", "i32", [1, 5])
+          return { y: linearAttention({ q: of("q", 4, 2), k: of("k", 4, 2), v: of("v", 4, 3), segments, ...states }).y }
+        }),
+      { code: "BAD_INPUT", message } as object,
+    )
+  refuses(["tail"], /carried and tail are given together, got a tail alone/)
+  refuses(["initial", "tail"], /got a tail alone/)
+  refuses(["initial", "carried", "tail"], /initial or carried is given, got both/)
 })

@@ -44,6 +44,10 @@ test("patches that do not fit are refused while tracing", (t) => {
     })
   t.throws(() => traced((x, segments) => patchRows({ x, segments }, { rows: 3, patch: 4 })), { code: "BAD_SHAPE" })
   t.throws(() => traced((x, segments) => patchRows({ x, segments }, { rows: 0, patch: 2 })), { code: "BAD_OPTION" })
+  t.throws(() => traced((x, segments) => patchRows({ x, segments }, { rows: 2 ** 40, patch: 2 })), {
+    code: "BAD_OPTION",
+    message: /rows is a whole number from 1 to 2147483647, got 1099511627776/,
+  })
   t.throws(() => traced((_, segments) => patchRows({ segments }, { rows: 3, patch: 2 })), {
     code: "BAD_INPUT",
     message: /x or carried is given/,

@@ -1,7 +1,7 @@
 import { rmsNorm } from "../../lib/ops/norm.ts"
 import { normal, type OpCase, type OpSpec, type Tensor64, uniform } from "./spec.ts"
 
-type Given = { x: Tensor64; weight: Tensor64; bias?: Tensor64; residual?: Tensor64 }
+type Given = { x: Tensor64; weight?: Tensor64; bias?: Tensor64; residual?: Tensor64 }
 
 function reference({ x, weight, bias, residual }: Given, { eps }: { eps: number }) {
   const [rows, dim] = x.shape as [number, number]
@@ -11,7 +11,7 @@ function reference({ x, weight, bias, residual }: Given, { eps }: { eps: number 
     return 1 / Math.sqrt(line.reduce((all, value) => all + value * value, 0) / dim + eps)
   })
   const y = sum.map(
-    (value, i) => value * rstd[Math.floor(i / dim)]! * weight.data[i % dim]! + (bias?.data[i % dim] ?? 0),
+    (value, i) => value * rstd[Math.floor(i / dim)]! * (weight?.data[i % dim] ?? 1) + (bias?.data[i % dim] ?? 0),
   )
   return { y, sum, rstd }
 }
@@ -58,6 +58,19 @@ const broad = [4097, 8200].map(
   }),
 )
 const zero: OpCase = { title: "a row of zeros", inputs: { x: uniform([2, 9], 1, 0, 0), weight: normal([9], 2) } }
+const bare: OpCase[] = [
+  [33, 16],
+  [5, 63],
+  [2, 4097],
+  [2, 8200],
+].map(([rows = 1, dim = 1], i) => ({
+  title: `${rows} rows of ${dim} without a weight`,
+  inputs: {
+    x: normal([rows, dim], 80 + i),
+    ...(i % 2 === 1 && { bias: normal([dim], 84 + i), residual: normal([rows, dim], 88 + i) }),
+  },
+  attrs: { eps: 1e-6 },
+}))
 const differentiable = ["x", "weight", "bias", "residual"]
 // In a model x is the f32 stream, and y what the linears of a layer read.
 const mixtures = [{ inputs: ["x"] }, { inputs: [], dtype: "bf16" }] as const
@@ -69,7 +82,7 @@ export const specs: OpSpec[] = [
     differentiable,
     bf16: mixtures,
     cotangents: ["y", "sum"],
-    cases: [...cases, ...broad, zero],
+    cases: [...cases, ...broad, ...bare, zero],
   },
   ...["y", "sum"].map(
     (key): OpSpec => ({

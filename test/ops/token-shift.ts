@@ -34,6 +34,13 @@ const carrying = segmentsOf(
   [36, 41, 0, 0, 0],
 )
 
+// Short segments in several blocks of rows, and lines that are not used before, between and after them.
+const crowded = segmentsOf(
+  ...Array.from({ length: 90 }, (_, i): [number, number] =>
+    i % 3 === 0 || i > 80 ? [0, 0] : i % 4 === 0 ? [7, 7] : [i * 4 + 1, i * 4 + 4],
+  ),
+)
+
 const sized = (rows: number, dim: number, segments = segmentsOf([0, rows])) => ({
   x: normal([rows, dim], rows + dim),
   segments,
@@ -45,6 +52,7 @@ const cases: OpCase[] = [
     title: `five segments, one without rows, and spare rows of ${dim}`,
     inputs: sized(80, dim, spread),
   })),
+  { title: "many segments between lines that are not used", inputs: sized(330, 4, crowded) },
   { title: "no row in any segment", inputs: sized(5, 8, segmentsOf([0, 0], [5, 5])) },
   ...[2, 7, 64].map((dim) => ({
     title: `halves carried from slot to slot, dim ${dim}`,
