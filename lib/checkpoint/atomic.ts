@@ -89,7 +89,7 @@ class Appender implements AtomicFile {
 }
 
 /** Runs a file operation; its failure becomes one sentence with the system's own words in it. */
-async function disk<T>(path: string, operation: () => Promise<T>): Promise<T> {
+export async function disk<T>(path: string, operation: () => Promise<T>): Promise<T> {
   try {
     return await operation()
   } catch (cause) {

@@ -1,5 +1,5 @@
 /** One JSON object of a config file with typed, checked access; errors name the file and the field. */
-import { SelscanError, suggestion } from "../errors.ts"
+import { oneLine, SelscanError, suggestion } from "../errors.ts"
 
 /** Larger counts than any model has, small enough that sums and products of a few stay exact. */
 const countMax = 2 ** 24
@@ -34,8 +34,7 @@ export class Fields {
     try {
       value = JSON.parse(text)
     } catch (cause) {
-      const got = (cause as Error).message
-      const message = `${where}: expected JSON, got a text that is none (${got}); get the file again`
+      const message = `${where}: expected JSON, got a text that is none (${oneLine(cause)}); get the file again`
       throw new SelscanError("BAD_CHECKPOINT", message, {}, { cause })
     }
     if (isObject(value)) return new Fields(value, where)

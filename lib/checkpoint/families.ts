@@ -5,9 +5,11 @@ import { expect, SelscanError } from "../errors.ts"
 import { allParameters } from "../layers/layer.ts"
 import type { ModelConfig } from "../models/config.ts"
 import { Fields } from "./config-fields.ts"
+import { falconMamba } from "./falcon-mamba.ts"
 import { type AnyConfig, type Family, type FileTensor, type Naming, Table } from "./family.ts"
 import { llama } from "./llama.ts"
 import { mambaOriginal, mambaTransformers } from "./mamba.ts"
+import { mambaByte } from "./mambabyte.ts"
 import { megabyte, megabyteOwn } from "./megabyte.ts"
 import { mistral } from "./mistral.ts"
 import { patternNames } from "./patterns.ts"
@@ -16,7 +18,7 @@ import { selscan } from "./selscan.ts"
 
 /** Every family; where several suit a configuration, the first that can say it is taken. */
 export const families: readonly Family[] = [
-  ...[mambaOriginal, mambaTransformers, llama, mistral, samba, selscan],
+  ...[mambaOriginal, mambaTransformers, mambaByte, falconMamba, llama, mistral, samba, selscan],
   ...[megabyte, megabyteOwn],
 ]
 
@@ -40,10 +42,13 @@ export function parseConfig(text: string, where: string): ReadConfig {
   const family = families.find((family) => family.recognises(fields))
   if (family === undefined) {
     const known =
-      "mamba, llama, mistral or selscan, or d_model (original Mamba), n_embd and n_layer (SAMBA), or num_tokens (MegaByte)"
+      "mamba, falcon_mamba, llama, mistral or selscan, or d_model (original Mamba, MambaByte), n_embd and n_layer (SAMBA), or num_tokens (MegaByte)"
     const { model_type: type } = fields.raw
     return fields.refuse(`model_type to be ${known}`, type === undefined ? "none" : JSON.stringify(type).slice(0, 40))
   }
+  // Its tensors would be read as the numbers that stand for weights.
+  const quantised = fields.raw.quantization_config ?? undefined
+  fields.require(quantised === undefined, "quantization_config", "none, for weights that are not quantised")
   return { family, config: readWith(family, fields) }
 }
 
@@ -68,14 +73,21 @@ function patternOf({ config }: ReadConfig, where: string): ModelConfig {
 
 /**
  * Reads a folder's config.json, or where there is none its lit_config.json or megabyte.json.
- * @throws SelscanError NOT_FOUND when there is neither, else as `parseConfig`
+ * @throws SelscanError NOT_FOUND when there is neither, BAD_INPUT for what is no path, else as `parseConfig`
  */
 export async function readConfig(folder: string): Promise<ReadConfig> {
+  expect(
+    typeof folder === "string",
+    "BAD_INPUT",
+    () => `config: the path of a folder is expected, got ${typeof folder}`,
+  )
   const path = await configPath(folder)
   try {
-    const { size } = await stat(path)
-    expect(size <= fileBytesMax, "BAD_CHECKPOINT", () => {
-      return `${path}: expected a config of at most ${fileBytesMax} bytes, got ${size}; give the model's config file`
+    const info = await stat(path)
+    // A pipe would be waited for, and a device read, for ever.
+    expect(info.isFile() && info.size <= fileBytesMax, "BAD_CHECKPOINT", () => {
+      const got = info.isFile() ? info.size : "no regular file"
+      return `${path}: expected a config of at most ${fileBytesMax} bytes, got ${got}; give the model's config file`
     })
     return parseConfig(await readFile(path, "utf8"), path)
   } catch (cause) {
@@ -152,7 +164,7 @@ export function modelConfigFields(config: AnyConfig, naming: Naming = ownNaming(
 
 /** The naming in which a file's tensors are our parameters by their own names. */
 export function ownNaming(config: AnyConfig): Naming {
-  return "pattern" in config && familyOf(config).naming === "original" ? "original" : "selscan"
+  return familyOf(config) === mambaOriginal ? "original" : "selscan"
 }
 
 /** Every tensor that a family's file has for a configuration. */

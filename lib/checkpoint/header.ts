@@ -10,13 +10,10 @@
 import { expect, SelscanError } from "../errors.ts"
 import { dtypeSize, isDtype, type TensorDtype } from "./dtypes.ts"
 import { JsonCursor, JsonMismatch } from "./json-cursor.ts"
+import { type StoredTensor, shown } from "./source.ts"
 
 /** One tensor as the header states it. */
-export interface TensorInfo {
-  readonly name: string
-  readonly dtype: TensorDtype
-  readonly shape: readonly number[]
-  readonly sizeBytes: number
+export interface TensorInfo extends StoredTensor {
   /** Bytes from the end of the header to the tensor's first. */
   readonly offset: number
 }
@@ -90,11 +87,6 @@ export function tensorBytes(dtype: TensorDtype, shape: readonly number[]): numbe
     if (!(Number.isSafeInteger(dim) && dim >= 0 && Number.isSafeInteger(size))) return undefined
   }
   return size
-}
-
-/** A name as it may stand in a message: quoted, and cut where a hostile one would fill the screen. */
-export function shown(name: string): string {
-  return JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}…` : name)
 }
 
 const remedy = "the file is damaged or no safetensors file, so get it again"

@@ -2,7 +2,7 @@
  * Mamba, in both public forms.
  *
  * The original form (state-spaces) has d_model, n_layer and ssm_cfg and no model_type; its vocab_size is rounded up to
- * pad_vocab_size_multiple for the weights. The transformers form has model_type "mamba", hidden_size and the padded vocab_size,
+ * pad_vocab_size_multiple for the weights; rms_norm false means LayerNorm with a bias, as some MambaByte have it. The transformers form has model_type "mamba", hidden_size and the padded vocab_size,
  * often with leftovers of the original form, which mean nothing. Fields that say nothing about what is computed are ignored
  * (residual_in_fp32: our residual stream is always f32); fields that ask for another architecture are refused.
  */
@@ -15,14 +15,18 @@ import { blocksOf, depthMost, factorOf } from "./patterns.ts"
 const originalEps = 1e-5
 const originalPadding = 8
 
-const onlyMamba = (config: ModelConfig) => config.pattern.every(({ kind }) => kind === "mamba")
+export const onlyMamba = (config: ModelConfig) => config.pattern.every(({ kind }) => kind === "mamba")
 
 export const mambaOriginal = patternFamily({
   name: "Mamba",
   naming: "original",
   configFile: "config.json",
   mark: "backbone.embedding.weight",
-  recognises: ({ raw }) => raw.model_type === undefined && raw.d_model !== undefined,
+  // MambaByte's own module says num_layers.
+  recognises: ({ raw }) =>
+    raw.model_type === undefined &&
+    raw.d_model !== undefined &&
+    (raw.n_layer !== undefined || raw.num_layers === undefined),
   read: readOriginal,
   suits: onlyMamba,
   write: writeOriginal,
@@ -34,24 +38,30 @@ export const mambaTransformers = patternFamily({
   naming: "transformers",
   configFile: "config.json",
   mark: "backbone.embeddings.weight",
-  recognises: ({ raw }) => raw.model_type === "mamba",
-  read: readTransformers,
+  recognises: ({ raw }) => raw.model_type === "mamba" && !isFalcon(raw),
+  // use_bias: the class's default; the published files say false.
+  read: (fields) => readTransformers(fields, { use_bias: true }),
   suits: onlyMamba,
-  write: writeTransformers,
+  write: (config) => transformersFields(config, "mamba", "MambaForCausalLM"),
   tensors: (table) => backbone(table, "embeddings"),
 })
 
+/** Whether a file of transformers is Falcon-Mamba's: a quantised one calls itself mamba, and its class or its norms give it away. */
+export const isFalcon = (raw: Fields["raw"]): boolean =>
+  raw.model_type === "falcon_mamba" ||
+  (raw.model_type === "mamba" &&
+    (raw.mixer_rms_eps !== undefined || JSON.stringify(raw.architectures ?? []).includes("FalconMamba")))
+
 /** Our names are the original ones; transformers has its own for the embedding. */
-function backbone(table: Table, embedding: string): void {
+export function backbone(table: Table, embedding: string): void {
   table.same(`backbone.${embedding}.weight`, "backbone.embedding.weight")
   table.below("backbone.layers", "backbone.layers")
-  table.same("backbone.norm_f.weight", "backbone.norm_f.weight")
+  table.below("backbone.norm_f", "backbone.norm_f")
   table.head("lm_head.weight", `backbone.${embedding}.weight`)
 }
 
 function readOriginal(fields: Fields): ModelConfig {
   const ssm = fields.optionalObject("ssm_cfg") ?? fields.empty("ssm_cfg")
-  fields.require(fields.raw.rms_norm !== false, "rms_norm", "true, for LayerNorm is not supported")
   const mlp = fields.raw.d_intermediate ?? 0
   fields.require(mlp === 0, "d_intermediate", "0, without MLP layers")
   const attention = fields.raw.attn_layer_idx ?? []
@@ -76,14 +86,16 @@ function readOriginal(fields: Fields): ModelConfig {
     pattern: [block],
     tied: fields.flag("tie_embeddings", true),
     normEps: originalEps,
+    ...(!fields.flag("rms_norm", true) && { norm: "layer" }),
   }
 }
 
-function readTransformers(fields: Fields): ModelConfig {
-  const architectures = JSON.stringify(fields.raw.architectures ?? [])
-  // A quantised Falcon file calls itself mamba; its norms on delta, B and C give it away.
-  const falcon = architectures.includes("FalconMamba") || fields.raw.mixer_rms_eps !== undefined
-  if (falcon) fields.refuse("a plain Mamba", "Falcon-Mamba")
+/** What Mamba's and Falcon-Mamba's files have in common; `absent` is what a class takes for fields that a file lacks. */
+export function readTransformers(
+  fields: Fields,
+  absent: { readonly use_bias: boolean },
+  own: Partial<MambaBlock> = {},
+): ModelConfig {
   const activation = fields.raw.hidden_act ?? "silu"
   fields.require(activation === "silu" || activation === "swish", "hidden_act", '"silu"')
   const dim = fields.count("hidden_size")
@@ -95,7 +107,8 @@ function readTransformers(fields: Fields): ModelConfig {
     inner: fields.count("intermediate_size", { absent: Math.floor(fields.positive("expand", 2) * dim) }),
     rank: rankOf(fields, "time_step_rank", dim),
     convBias: fields.flag("use_conv_bias", true),
-    bias: fields.flag("use_bias", true), // the class's default; the published files say false
+    bias: fields.flag("use_bias", absent.use_bias),
+    ...own,
   }
   return {
     dim,
@@ -130,7 +143,7 @@ function writeOriginal(config: ModelConfig): Record<string, unknown> {
     },
     attn_layer_idx: [],
     attn_cfg: {},
-    rms_norm: true,
+    rms_norm: config.norm === undefined,
     residual_in_fp32: true,
     fused_add_norm: true,
     pad_vocab_size_multiple: vocab % originalPadding === 0 ? originalPadding : 1,
@@ -138,11 +151,11 @@ function writeOriginal(config: ModelConfig): Record<string, unknown> {
   }
 }
 
-function writeTransformers(config: ModelConfig): Record<string, unknown> {
+export function transformersFields(config: ModelConfig, type: string, architecture: string): Record<string, unknown> {
   const block = blocksOf(config)[0] as MambaBlock
   return {
-    architectures: ["MambaForCausalLM"],
-    model_type: "mamba",
+    architectures: [architecture],
+    model_type: type,
     hidden_size: config.dim,
     num_hidden_layers: config.depth,
     vocab_size: config.vocab,

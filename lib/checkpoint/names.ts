@@ -1,7 +1,7 @@
 /** A file's tensors against the table of its family: what is missing, unexpected, of another shape, or unlike what it repeats. */
-import { expect, SelscanError } from "../errors.ts"
+import { expect, oneLine, SelscanError } from "../errors.ts"
 import type { Family, FileTensor } from "./family.ts"
-import type { TensorSource } from "./shards.ts"
+import { shown, type TensorSource } from "./source.ts"
 
 export interface NameReport {
   /** Tensors of the table that the file has, copies apart. */
@@ -64,6 +64,7 @@ const pieceBytes = 1 << 20
 export async function checkCopies(source: TensorSource, { copies }: NameReport): Promise<void> {
   for (const { fileName: name, copyOf } of copies) {
     const of = copyOf!
+    if (source.tensors.has(of) && source.same?.(name, of)) continue
     const { sizeBytes, dtype } = source.tensors.get(name)!
     const original = source.tensors.get(of)
     let equal = original?.sizeBytes === sizeBytes && original.dtype === dtype
@@ -99,6 +100,7 @@ export async function checkTensors(
 const listed = 8
 
 function list(names: readonly string[]): string {
-  const head = names.slice(0, listed).map((name) => (name.length > 100 ? `${name.slice(0, 100)}…` : name))
+  // A stranger's file may name them as it likes.
+  const head = names.slice(0, listed).map((name) => (/^[\w.]{1,100}$/.test(name) ? name : oneLine(shown(name))))
   return names.length > listed ? `${head.join(", ")} and ${names.length - listed} more` : head.join(", ")
 }

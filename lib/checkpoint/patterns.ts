@@ -58,21 +58,22 @@ export function difference(wanted: ModelConfig, got: ModelConfig): string | unde
   for (const name of ["dim", "vocab", "depth", "tied", "normEps"] as const) {
     if (wanted[name] !== got[name]) return `${name} ${wanted[name]}`
   }
+  if (wanted.norm !== got.norm) return `norm ${wanted.norm ?? "rms"}`
   const theirs = blocksOf(got)
   for (const [i, block] of blocksOf(wanted).entries()) {
     const other = theirs[i]!
     if (block.kind !== other.kind) return `the kind ${block.kind} of block ${i}`
-    for (const [name, value] of Object.entries(block)) {
+    for (const name of Object.keys({ ...block, ...other })) {
       if (name === "contextMax" && isAttention(block) && block.window > 0) continue
-      const its = (other as unknown as Record<string, unknown>)[name]
-      if (canonical(value) !== canonical(its)) return `${name} ${JSON.stringify(value)} of block ${i}`
+      const [ours, its] = [block, other].map((one) => (one as unknown as Record<string, unknown>)[name])
+      if (canonical(ours) !== canonical(its)) return `${name} ${JSON.stringify(ours) ?? "none"} of block ${i}`
     }
   }
   return undefined
 }
 
 /** Text that does not depend on the order of fields. */
-function canonical(value: unknown): string {
+function canonical(value: unknown): string | undefined {
   if (typeof value !== "object" || value === null) return JSON.stringify(value)
   return JSON.stringify(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
 }

@@ -2,7 +2,8 @@
 import { checkOptions, expect } from "../errors.ts"
 import { type AtomicFile, type AtomicOptions, writeAtomically } from "./atomic.ts"
 import { isDtype, type TensorDtype } from "./dtypes.ts"
-import { encodeHeader, shown, type TensorInfo, tensorBytes } from "./header.ts"
+import { encodeHeader, type TensorInfo, tensorBytes } from "./header.ts"
+import { shown } from "./source.ts"
 
 /** One tensor to write; a function is called when its turn comes, and may give the data piece by piece. */
 export interface TensorEntry {
@@ -36,14 +37,7 @@ export async function writeSafetensors(
     path,
     async (file) => {
       await file.write(header)
-      for (const [i, { data }] of entries.entries()) {
-        const given = typeof data === "function" ? await data() : data
-        if (isPieces(given)) await writePieces(file, given, infos[i]!, path)
-        else {
-          checkData(given, infos[i]!, path)
-          await file.write(given)
-        }
-      }
+      for (const [i, { data }] of entries.entries()) await writeData(file, data, infos[i]!, path)
     },
     options.open ? { open: options.open } : {},
   )
@@ -76,6 +70,19 @@ function place(entries: readonly TensorEntry[], path: string): TensorInfo[] {
     offset += sizeBytes
     return info
   })
+}
+
+/** Writes a tensor's data, whole or piece by piece, and holds it to its size. */
+export async function writeData(
+  file: AtomicFile,
+  data: TensorEntry["data"],
+  info: TensorInfo,
+  path: string,
+): Promise<void> {
+  const given = typeof data === "function" ? await data() : data
+  if (isPieces(given)) return await writePieces(file, given, info, path)
+  checkData(given, info, path)
+  await file.write(given)
 }
 
 function isPieces(data: Uint8Array | AsyncIterable<Uint8Array>): data is AsyncIterable<Uint8Array> {

@@ -5,7 +5,7 @@ import { patternFamily } from "./family.ts"
 import { depthMost } from "./patterns.ts"
 
 const modelType = "selscan"
-const modelFields = ["model_type", "dim", "vocab", "depth", "pattern", "tied", "normEps", "selscan"]
+const modelFields = ["model_type", "dim", "vocab", "depth", "pattern", "tied", "normEps", "norm", "selscan"]
 /** A base as large as any published, with room. */
 const baseMost = 1e12
 
@@ -17,8 +17,8 @@ export const selscan = patternFamily({
   recognises: ({ raw }) => raw.model_type === modelType,
   read,
   suits: () => true,
-  write: ({ dim, vocab, depth, pattern, tied, normEps }) => {
-    return { model_type: modelType, dim, vocab, depth, tied, normEps, pattern }
+  write: ({ dim, vocab, depth, pattern, tied, normEps, norm }) => {
+    return { model_type: modelType, dim, vocab, depth, tied, normEps, ...(norm && { norm }), pattern }
   },
   tensors: (table) => {
     table.below("backbone", "backbone")
@@ -28,6 +28,8 @@ export const selscan = patternFamily({
 
 function read(fields: Fields): ModelConfig {
   fields.only(modelFields)
+  const { norm } = fields.raw
+  fields.require(norm === undefined || norm === "layer", "norm", '"layer", or no field for RMSNorm')
   return {
     dim: fields.count("dim"),
     vocab: fields.count("vocab"),
@@ -35,6 +37,7 @@ function read(fields: Fields): ModelConfig {
     pattern: fields.objects("pattern").map(block),
     tied: fields.flag("tied"),
     normEps: fields.positive("normEps"),
+    ...(norm === "layer" && { norm }),
   }
 }
 
@@ -48,6 +51,7 @@ const kinds: { readonly [Kind in BlockConfig["kind"]]: (fields: Fields) => Block
     rank: fields.count("rank"),
     convBias: fields.flag("convBias"),
     bias: fields.flag("bias"),
+    ...(fields.raw.mixerNormEps !== undefined && { mixerNormEps: fields.positive("mixerNormEps") }),
   }),
   attention: (fields) => ({
     kind: "attention",

@@ -2,7 +2,7 @@
 import { expect } from "../errors.ts"
 import { dtypeSize, toF32 } from "./dtypes.ts"
 import type { FileTensor, Part } from "./family.ts"
-import type { TensorSource } from "./shards.ts"
+import type { TensorSource } from "./source.ts"
 
 /** Small against any model, large enough that a read or an upload is not its overhead. A multiple of every element's size. */
 const pieceBytes = 4 << 20
@@ -65,7 +65,7 @@ export async function* filePieces(
 }
 
 /** Elements of one row: of one index of the first dimension. */
-const rowElements = (shape: readonly number[]) => shape.slice(1).reduce((product, dim) => product * dim, 1)
+export const rowElements = (shape: readonly number[]) => shape.slice(1).reduce((product, dim) => product * dim, 1)
 
 /** Holds weights to be numbers; `first` is the index of the first of them in its tensor. */
 export function checkFinite(values: Float32Array, where: string, first: number): void {

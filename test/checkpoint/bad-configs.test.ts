@@ -102,13 +102,20 @@ const refused: [string, object, RegExp][] = [
     { model_type: "gpt2", n_embd: 768, n_layer: 12, n_head: 12 },
     /model_type to be mamba, .* got "gpt2"; give/,
   ],
-  ["Qwen", { ...llama, model_type: "qwen2" }, /model_type to be mamba, llama, mistral or selscan.* got "qwen2"/],
+  [
+    "Qwen",
+    { ...llama, model_type: "qwen2" },
+    /model_type to be mamba, falcon_mamba, llama, mistral or selscan.* got "qwen2"/,
+  ],
 
   [
     "a pattern that does not fit",
     { ...ours, depth: 26 },
     /a pattern that fits into at most 4096 blocks, got 4 .* depth of 26/,
   ],
+  ["a norm of ours that is none", { ...ours, norm: "rms" }, /norm to be "layer", or no field for RMSNorm, got "rms"/],
+  ["a mixer's eps of ours", withBlock(0, { mixerNormEps: 0 }), /pattern\[0\]\.mixerNormEps to be a number above 0/],
+  ["a mixer's eps of no Mamba", withBlock(1, { mixerNormEps: 1 }), /no field pattern\[1\]\.mixerNormEps/],
   ["no pattern", { ...ours, pattern: [] }, /pattern to be a list of objects/],
   ["a pattern of names", { ...ours, pattern: ["mamba"] }, /pattern to be a list of objects/],
   ["an unknown block", withBlock(1, { kind: "moe" }), /pattern\[1\]\.kind to be one of mamba, attention, .* got "moe"/],

@@ -1,4 +1,5 @@
-import { mkdirSync, rmSync, writeFileSync } from "node:fs"
+import { execFileSync } from "node:child_process"
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import test from "ava"
 import fc from "fast-check"
@@ -86,18 +87,26 @@ test("how a file keeps its residual stream says nothing about what is computed",
 })
 
 const refused: [string, object, RegExp][] = [
-  ["LayerNorm", { ...original, rms_norm: false }, /rms_norm to be true/],
+  ["a norm that is neither", { ...original, rms_norm: "layer" }, /rms_norm to be true or false, got "layer"/],
   ["Mamba-2", { ...original, ssm_cfg: { layer: "Mamba2" } }, /ssm_cfg\.layer to be "Mamba1", got "Mamba2"/],
   ["attention layers", { ...original, attn_layer_idx: [9, 18] }, /attn_layer_idx to be \[\], .* got \[9,18\]/],
   ["MLP layers", { ...original, d_intermediate: 2048 }, /d_intermediate to be 0/],
-  ["transformers' Mamba-2", { ...transformers, model_type: "mamba2" }, /model_type to be mamba, .* got "mamba2"/],
-  ["Falcon", { ...transformers, model_type: "falcon_mamba" }, /got "falcon_mamba"/],
   [
-    "Falcon that calls itself mamba",
-    { ...transformers, architectures: ["FalconMambaForCausalLM"] },
-    /got Falcon-Mamba/,
+    "transformers' Mamba-2",
+    { ...transformers, model_type: "mamba2" },
+    /model_type to be mamba, falcon_mamba, .* got "mamba2"/,
   ],
-  ["Falcon by its norms", { ...transformers, mixer_rms_eps: 1e-6 }, /got Falcon-Mamba/],
+  [
+    "quantised weights",
+    { ...transformers, expand: 16, quantization_config: { quant_method: "bitsandbytes" } },
+    /quantization_config to be none, for weights that are not quantised, got {"quant_method"/,
+  ],
+  [
+    "a quantised Falcon-Mamba that calls itself mamba",
+    { ...transformers, architectures: ["FalconMambaForCausalLM"], quantization_config: {} },
+    /quantization_config to be none/,
+  ],
+  ["a mixer's eps of zero", { ...transformers, mixer_rms_eps: 0 }, /mixer_rms_eps to be a number above 0 .* got 0/],
   ["another activation", { ...transformers, hidden_act: "gelu" }, /hidden_act to be "silu"/],
   ["no model at all", {}, /model_type to be mamba, .* or d_model .* got none/],
   ["no layers", { ...original, n_layer: undefined }, /n_layer to be a whole number from 1 to 4096, got none/],
@@ -131,11 +140,14 @@ test("a config is read from its folder", async (t) => {
   t.deepEqual(await readModelConfig(folder), expected)
   writeFileSync(path, "{")
   await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /expected JSON/ })
+  writeFileSync(path, '{\n "d_model": \u001b[2J,\n}')
+  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /^[^\p{Cc}]+$/u })
+  await t.throwsAsync(readModelConfig(5 as unknown as string), { code: "BAD_INPUT", message: /got number$/ })
   writeFileSync(path, " ".repeat(2 ** 20 + 1))
   await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /at most 1048576 bytes/ })
   rmSync(path)
   mkdirSync(path)
-  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /config file, got EISDIR/ })
+  await t.throwsAsync(readModelConfig(folder), { code: "BAD_CHECKPOINT", message: /got no regular file/ })
 })
 
 test("the extra of our own files is kept as it is", (t) => {
@@ -187,4 +199,14 @@ test("what the original form cannot say is refused there and written in another"
   const two = { ...expected, pattern: [block, { ...block, state: 8 }] }
   t.throws(() => modelConfigFields(two, "transformers"), { code: "BAD_CHECKPOINT", message: /got state 8 of block 1;/ })
   t.deepEqual(parse(modelConfigFields(two)), two)
+})
+
+test("a config file that is no regular one is refused, not waited for", async (t) => {
+  const [piped, endless] = [join(folder, "piped"), join(folder, "endless")]
+  for (const one of [piped, endless]) mkdirSync(one, { recursive: true })
+  execFileSync("mkfifo", [join(piped, "config.json")])
+  symlinkSync("/dev/zero", join(endless, "config.json"))
+  for (const one of [piped, endless]) {
+    await t.throwsAsync(readModelConfig(one), { code: "BAD_CHECKPOINT", message: /got no regular file/ })
+  }
 })

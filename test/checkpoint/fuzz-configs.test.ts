@@ -15,6 +15,8 @@ const small = { n_layer: 3, num_hidden_layers: 2 }
 const bases: readonly Record<string, unknown>[] = [
   { d_model: 8, n_layer: 1, vocab_size: 9, ssm_cfg: {}, attn_layer_idx: [], tie_embeddings: true },
   { model_type: "mamba", hidden_size: 8, num_hidden_layers: 1, vocab_size: 9, expand: 2, time_step_rank: 1 },
+  { model_type: "falcon_mamba", hidden_size: 8, num_hidden_layers: 1, vocab_size: 9, mixer_rms_eps: 1e-6 },
+  { d_model: 8, num_layers: 1, vocab_size: 9, norm_eps: 1e-5 },
   { ...samba, ...small },
   { ...samba, ...small, mamba: true },
   { ...samba, ...small, mamba_swa_mlp: true, nope: true },
@@ -58,6 +60,11 @@ for (const [i, base] of bases.entries()) {
       "head_dim",
       "use_bias",
       "rope_theta",
+      "quantization_config",
+      "architectures",
+      "mixer_rms_eps",
+      "rms_norm",
+      "norm",
     )
     const changes = fc.dictionary(names, value, { minKeys: 1, maxKeys: 3 })
     const outcomes = new Set<string>()
@@ -83,6 +90,7 @@ test("any change of a block of ours is a config or a BAD_CHECKPOINT", (t) => {
     "conv",
     "rank",
     "bias",
+    "mixerNormEps",
   )
   const kind = fc.constantFrom<unknown>("mamba", "attention", "swiglu", "gla", "retention")
   const change = fc.dictionary(names, fc.oneof(value, kind, fc.constant({ base: 10, rotary: 4, interleaved: true })), {
@@ -107,10 +115,12 @@ test("any text as a config file is a config or a BAD_CHECKPOINT", (t) => {
     "pattern",
     "depth",
     "mamba",
+    "num_layers",
+    "rms_norm",
   ]
   const object = fc.dictionary(
     fc.constantFrom(...fields),
-    fc.oneof(value, fc.constantFrom("mamba", "llama", "selscan", "mistral")),
+    fc.oneof(value, fc.constantFrom("mamba", "falcon_mamba", "llama", "selscan", "mistral")),
   )
   const text = fc.oneof(
     object.map((fields) => JSON.stringify(fields)),
@@ -136,6 +146,7 @@ test("any text as an index of shards is an index of plain names or a BAD_CHECKPO
     fc.oneof(
       name,
       name.map((text) => `${text}.safetensors`),
+      name.map((text) => `${text}.bin`),
       fc.jsonValue(),
     ),
     { maxKeys: 4 },
@@ -145,11 +156,12 @@ test("any text as an index of shards is an index of plain names or a BAD_CHECKPO
     fc.json(),
     fc.string(),
   )
-  const property = fc.property(text, (json) => {
+  const extension = fc.constantFrom("safetensors" as const, "bin" as const)
+  const property = fc.property(text, extension, (json, extension) => {
     try {
-      for (const file of parseIndex(json, "index").values()) {
+      for (const file of parseIndex(json, "index", extension).values()) {
         const inside = posix.basename(file) === file && win32.basename(file) === file && file !== ".."
-        if (!inside || !file.endsWith(".safetensors")) t.fail(file)
+        if (!inside || !file.endsWith(`.${extension}`)) t.fail(file)
       }
     } catch (error) {
       if (!(error instanceof SelscanError) || error.code !== "BAD_CHECKPOINT") throw error

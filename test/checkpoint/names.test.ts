@@ -231,3 +231,11 @@ test("all namings of a model have as many elements", (t) => {
   const samba = modelConfig({ dim: 64, layers: 4, vocab: 64, pattern: sambaPattern, kvHeads: 1, tied: false })
   t.is(new Set(counts(samba, ["samba", "selscan"])).size, 1)
 })
+
+test("names that a terminal would obey are quoted on one line", (t) => {
+  const unexpected = ["\u001b[2J\nextra", "\u202eartxe", "", "x".repeat(1000)]
+  const report = { tensors: [], missing: [], unexpected, copies: [] }
+  const { message } = t.throws<SelscanError>(() => checkNames(report, "model"), { code: "BAD_CHECKPOINT" })
+  t.notRegex(message, /[\p{Cc}\p{Cf}]/u)
+  t.true(message.length < 400)
+})

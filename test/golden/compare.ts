@@ -55,6 +55,17 @@ export function compare(golden: GoldenCase, name: string, got: Float32Array, opt
   return { name, passed: most <= 1, elements: want.length, worst }
 }
 
+/** Compares two tensors element by element, without any tolerance: the first one that differs is the worst. */
+export function identical(name: string, got: Float32Array, want: Float32Array): Comparison {
+  const lengths = `${name} has ${want.length} elements, got ${got.length}`
+  expect(got.length === want.length, "BAD_SHAPE", () => lengths)
+  const first = want.findIndex((value, i) => !Object.is(value, got[i]))
+  const index = Math.max(first, 0)
+  const [g, w] = [got[index] ?? 0, want[index] ?? 0]
+  const worst = { index, got: g, want: w, difference: Math.abs(g - w), tolerance: 0 }
+  return { name, passed: first < 0, elements: want.length, worst }
+}
+
 /** `grad.A: largest difference 3.1e-4 (tolerance 1.2e-5) at 17: expected 0.51, got 0.5103`. */
 export function describe({ name, worst }: Comparison): string {
   const { index, got, want, difference, tolerance } = worst

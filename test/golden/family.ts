@@ -14,12 +14,21 @@ import type { GoldenCase } from "./case.ts"
 import { type Comparison, compare } from "./compare.ts"
 import { type Layout, toOurs, toTheirs } from "./layout.ts"
 
-export interface Family {
+export interface CaseFamily {
   /** Ops of the cases that this family runs. */
   readonly ops: readonly string[]
   /** Runs a case and compares every tensor it expects. */
   readonly run: (golden: GoldenCase) => Promise<Comparison[]>
 }
+
+/** A family whose cases are files of another kind than `GoldenCase`. */
+export interface FileFamily {
+  readonly ops: readonly string[]
+  /** Reads the file and compares every tensor it has, or ought to have. */
+  readonly runFile: (path: string) => Promise<Comparison[]>
+}
+
+export type Family = CaseFamily | FileFamily
 
 /** An op as one differentiable program. */
 export interface Form {

@@ -66,9 +66,10 @@ export async function runCase(entry: Entry): Promise<Outcome> {
   let comparisons: readonly Comparison[] = []
   const failures: string[] = []
   try {
-    const golden = await readCase(entry.path)
-    comparisons = await family.run(golden)
-    failures.push(...comparisons.filter(({ passed }) => !passed).map(describe), ...leftOver(golden, comparisons))
+    const golden = "run" in family ? await readCase(entry.path) : undefined
+    comparisons = "run" in family ? await family.run(golden!) : await family.runFile(entry.path)
+    failures.push(...comparisons.filter(({ passed }) => !passed).map(describe))
+    if (golden !== undefined) failures.push(...leftOver(golden, comparisons))
   } catch (error) {
     failures.push(error instanceof SelscanError ? error.message : `${(error as Error).stack ?? error}`)
   }

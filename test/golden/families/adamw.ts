@@ -5,13 +5,13 @@ import { adamW } from "../../../lib/ops/adam-w.ts"
 import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
-import { type Family, run } from "../family.ts"
+import { type CaseFamily, run } from "../family.ts"
 
 /**
  * paramK before the first step, gradsK (steps, …); paramsK (steps, …) after each step, exp_avgK and exp_avg_sqK after the
  * last. lr is a number or one per step, weight_decay a number or one per tensor.
  */
-export const adamWFamily: Family = {
+export const adamWFamily: CaseFamily = {
   ops: ["adamw"],
   run: async (golden) => {
     const keys = golden.names("in.param")

@@ -5,7 +5,7 @@ import { causalConv } from "../../../lib/ops/causal-conv.ts"
 import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
-import { type Family, run } from "../family.ts"
+import { type CaseFamily, run } from "../family.ts"
 import { tokenRows, toOurs, toTheirs } from "../layout.ts"
 import { usesSilu } from "./causal-conv1d.ts"
 
@@ -16,7 +16,7 @@ import { usesSilu } from "./causal-conv1d.ts"
  * position q (0 is the first new input), the state's element is (cache_seqlens + q) mod state_len when it is a ring, else
  * q − total + state_len.
  */
-export const causalConv1dUpdateFamily: Family = {
+export const causalConv1dUpdateFamily: CaseFamily = {
   ops: ["causal_conv1d_update"],
   run: async (golden) => {
     const stream = new Stream(golden)

@@ -1,11 +1,11 @@
 import { expect } from "../../../lib/errors.ts"
 import { causalConv } from "../../../lib/ops/causal-conv.ts"
 import type { GoldenCase } from "../case.ts"
-import { batchSegments, type Family, present, runForm } from "../family.ts"
+import { batchSegments, type CaseFamily, present, runForm } from "../family.ts"
 import { reshaped, tokenRows } from "../layout.ts"
 
 /** x (B,D,L); weight (D,W); initial_states and final_states (B,D,W−1), oldest first. */
-export const causalConv1dFamily: Family = {
+export const causalConv1dFamily: CaseFamily = {
   ops: ["causal_conv1d"],
   run: (golden) => {
     const [batch = 1, inner = 1, length = 1] = golden.shape("in.x")

@@ -2,11 +2,11 @@ import { expect } from "../../../lib/errors.ts"
 import { clipScale } from "../../../lib/ops/adam-w.ts"
 import { add, scaleBy } from "../../../lib/ops/elementwise.ts"
 import { sumSquares } from "../../../lib/ops/reduce.ts"
-import { type Family, runForm } from "../family.ts"
+import { type CaseFamily, runForm } from "../family.ts"
 import { reshaped } from "../layout.ts"
 
 /** gradK; total_norm over all together, clippedK = gradK·min(1, max_norm/(total_norm + 1e-6)). */
-export const clipGradNormFamily: Family = {
+export const clipGradNormFamily: CaseFamily = {
   ops: ["clip_grad_norm"],
   run: (golden) => {
     expect(

@@ -13,6 +13,7 @@ import { selectiveStateUpdateFamily } from "./selective-state-update.ts"
 import { softmaxCrossEntropyFamily } from "./softmax-cross-entropy.ts"
 import { swaAttentionFamily } from "./swa-attention.ts"
 import { swigluFamily } from "./swiglu.ts"
+import { torchSaveFamily, torchSaveReadingFamily } from "./torch-save.ts"
 import { trainStepsFamily } from "./train-steps.ts"
 
 /** Every family that this package supports. */
@@ -33,4 +34,6 @@ export const families: readonly Family[] = [
   languageModelFamily,
   megabyteFamily,
   trainStepsFamily,
+  torchSaveFamily,
+  torchSaveReadingFamily,
 ]

@@ -11,7 +11,7 @@ import { linearCrossEntropy } from "../../../lib/ops/linear-cross-entropy.ts"
 import { sum } from "../../../lib/ops/reduce.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
-import { type Family, run, runOn } from "../family.ts"
+import { type CaseFamily, run, runOn } from "../family.ts"
 import { type Checkpoint, inFile, readCheckpoint, storeOf } from "./model-checkpoint.ts"
 
 /**
@@ -23,8 +23,14 @@ import { type Checkpoint, inFile, readCheckpoint, storeOf } from "./model-checkp
  * they may differ by that much of the largest logit. Of the case `samba` the reference's own two answers differ by 0.0117 of 6.9,
  * which is 0.86 of it; without rotary positions they are the same, and so is their tolerance.
  */
-export const languageModelFamily: Family = {
-  ops: ["mamba language_model", "samba language_model", "llama language_model", "mistral language_model"],
+export const languageModelFamily: CaseFamily = {
+  ops: [
+    "mamba language_model",
+    "falcon_mamba language_model",
+    "samba language_model",
+    "llama language_model",
+    "mistral language_model",
+  ],
   run: async (golden) => {
     const checkpoint = await readCheckpoint(golden, "f32")
     const longest = Math.max(...golden.names("in.ids_L").map(Number))

@@ -5,14 +5,14 @@ import { add } from "../../../lib/ops/elementwise.ts"
 import { linear } from "../../../lib/ops/linear.ts"
 import { selectiveScan } from "../../../lib/ops/selective-scan.ts"
 import type { GoldenCase } from "../case.ts"
-import { batchSegments, type Extra, type Family, present, runForm } from "../family.ts"
+import { batchSegments, type CaseFamily, type Extra, present, runForm } from "../family.ts"
 import { bandRows, everyRow, groupsOf, reshaped, tokenRows } from "../layout.ts"
 
 /**
  * xz (B,2E,L), x first, then conv, x_proj (rows Δ, B, C), dt_proj, scan, gate, out_proj; y (B,L,D). B or C may be given,
  * static or per token; x_proj then has no rows for it. B_proj_bias and C_proj_bias (N) are added to what x_proj gives.
  */
-export const mambaInnerFamily: Family = {
+export const mambaInnerFamily: CaseFamily = {
   ops: ["mamba_inner"],
   run: (golden) => {
     const [batch = 1, both = 2, length = 1] = golden.shape("in.xz")

@@ -12,14 +12,14 @@ import { sum } from "../../../lib/ops/reduce.ts"
 import { logitsAtOnce, logitsByRow, shapeOf } from "../../models/megabyte-runs.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
-import { type Family, run } from "../family.ts"
+import { type CaseFamily, run } from "../family.ts"
 import { type AnyCheckpoint, inFile, readAny, storeOf } from "./model-checkpoint.ts"
 
 /**
  * logits_L{n} of ids_L{n} (B,n) in one run, and of the longest one row at a time too; loss of loss_ids, which judges every id, the first
  * from the start alone, and its gradients by the file's names. Ids equal to pad_id, 0, would not be judged there; the file has none.
  */
-export const megabyteFamily: Family = {
+export const megabyteFamily: CaseFamily = {
   ops: ["megabyte language_model"],
   run: async (golden) => {
     const checkpoint = await readAny(golden, "f32")

@@ -4,10 +4,10 @@
  */
 import { existsSync } from "node:fs"
 import { dirname, join } from "node:path"
-import { familyOfTensors, readConfig, tensorsOf } from "../../../lib/checkpoint/families.ts"
+import { familyOfTensors, type ReadConfig, readConfig, tensorsOf } from "../../../lib/checkpoint/families.ts"
 import type { AnyConfig, AnyNetwork, FileTensor } from "../../../lib/checkpoint/family.ts"
 import { checkTensors } from "../../../lib/checkpoint/names.ts"
-import { openWeights } from "../../../lib/checkpoint/shards.ts"
+import { openWeights, type TensorSource } from "../../../lib/checkpoint/shards.ts"
 import { readPieces } from "../../../lib/checkpoint/weights.ts"
 import { expect } from "../../../lib/errors.ts"
 import type { Program } from "../../../lib/graph/program.ts"
@@ -51,6 +51,11 @@ export async function readAny(golden: GoldenCase, dtype: string): Promise<AnyChe
   const at = existsSync(sub) || dtype !== "f32" ? sub : folder
   const read = await readConfig(at)
   await using source = await openWeights(at)
+  return await weightsOf(source, read)
+}
+
+/** All weights of an open file, read as load() reads them. */
+export async function weightsOf(source: TensorSource, read: ReadConfig): Promise<AnyCheckpoint> {
   const family = familyOfTensors(read, source.tensors, source.path)
   const tensors = await checkTensors(source, tensorsOf(family, read.config), family)
   const network = family.network(read.config)

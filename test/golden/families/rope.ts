@@ -1,9 +1,9 @@
 import { rope } from "../../../lib/ops/rope.ts"
-import { type Extra, type Family, present, runForm } from "../family.ts"
+import { type CaseFamily, type Extra, present, runForm } from "../family.ts"
 import { reshaped } from "../layout.ts"
 
 /** x (B,L,heads,headDim), every sequence from position `offset` on; the first `rotary_dim` columns of each head turn. */
-export const ropeFamily: Family = {
+export const ropeFamily: CaseFamily = {
   ops: ["rope"],
   run: (golden) => {
     const [batch = 1, length = 1, heads = 1, headDim = 1] = golden.shape("in.x")

@@ -1,9 +1,9 @@
 import { selectiveScan } from "../../../lib/ops/selective-scan.ts"
-import { batchSegments, type Family, present, runForm } from "../family.ts"
+import { batchSegments, type CaseFamily, present, runForm } from "../family.ts"
 import { bandRows, groupsOf, reshaped, tokenRows } from "../layout.ts"
 
 /** u, delta, z (B,D,L); A (D,N); B, C (B,N,L), (B,G,N,L) or static (D,N); initial_state, last_state (B,D,N). */
-export const selectiveScanFamily: Family = {
+export const selectiveScanFamily: CaseFamily = {
   ops: ["selective_scan"],
   run: (golden) => {
     const [batch = 1, inner = 1, length = 1] = golden.shape("in.u")

@@ -5,14 +5,14 @@ import { selectiveScan } from "../../../lib/ops/selective-scan.ts"
 import { device } from "../../device.ts"
 import type { GoldenCase } from "../case.ts"
 import { compare } from "../compare.ts"
-import { type Family, run } from "../family.ts"
+import { type CaseFamily, run } from "../family.ts"
 
 /**
  * One token at a time: x, dt, z (steps,B,D), B, C (steps,B,N) or (steps,B,G,N), state (B,D,N) updated in place; in the
  * head form D is (H,D) everywhere. With heads as runs of channels both are our layout already: a group of heads is a
  * group of channels.
  */
-export const selectiveStateUpdateFamily: Family = {
+export const selectiveStateUpdateFamily: CaseFamily = {
   ops: ["selective_state_update"],
   run: async (golden) => {
     const [batch = 1, ...channels] = golden.shape("in.state")

@@ -2,14 +2,14 @@ import { expect } from "../../../lib/errors.ts"
 import { scaleBy } from "../../../lib/ops/elementwise.ts"
 import { linearCrossEntropy } from "../../../lib/ops/linear-cross-entropy.ts"
 import { sum } from "../../../lib/ops/reduce.ts"
-import { type Extra, type Family, runForm } from "../family.ts"
+import { type CaseFamily, type Extra, runForm } from "../family.ts"
 import { permuted, reshaped } from "../layout.ts"
 
 /**
  * logits (tokens, vocab), target (tokens). Our op makes its logits itself, x·Wᵀ, so one of the two factors is the logits and
  * the other the identity of their smaller side: W = I when the vocabulary is smaller, else x = I and W = logitsᵀ.
  */
-export const softmaxCrossEntropyFamily: Family = {
+export const softmaxCrossEntropyFamily: CaseFamily = {
   ops: ["softmax_cross_entropy"],
   run: (golden) => {
     const [tokens = 1, vocab = 1] = golden.shape("in.logits")

@@ -1,10 +1,10 @@
 import { slidingAttention } from "../../../lib/ops/attention.ts"
 import { concat, gatherRows } from "../../../lib/ops/columns.ts"
-import { batchSegments, type Extra, type Family, present, runForm } from "../family.ts"
+import { batchSegments, type CaseFamily, type Extra, present, runForm } from "../family.ts"
 import { reshaped } from "../layout.ts"
 
 /** q and y (B,T,heads,headDim), k and v (B,S,kvHeads,headDim) with S ≥ T: the queries are the last T of S positions. */
-export const swaAttentionFamily: Family = {
+export const swaAttentionFamily: CaseFamily = {
   ops: ["causal_sliding_window_attention"],
   run: (golden) => {
     const [batch = 1, queries = 1, heads = 1, headDim = 1] = golden.shape("in.q")

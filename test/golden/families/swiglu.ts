@@ -3,11 +3,11 @@ import { split } from "../../../lib/ops/columns.ts"
 import { linear } from "../../../lib/ops/linear.ts"
 import { swiglu } from "../../../lib/ops/swiglu.ts"
 import type { GoldenCase } from "../case.ts"
-import { type Family, type Form, present, runForm } from "../family.ts"
+import { type CaseFamily, type Form, present, runForm } from "../family.ts"
 import { reshaped } from "../layout.ts"
 
 /** A whole gated MLP, weights (out, in): `llama` is down(silu(gate·x) ⊙ up·x), `gated` fc2(value ⊙ silu(gate)) of one fc1. */
-export const swigluFamily: Family = {
+export const swigluFamily: CaseFamily = {
   ops: ["swiglu_mlp"],
   run: (golden) => {
     const shape = golden.shape("in.x")

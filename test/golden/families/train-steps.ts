@@ -8,7 +8,7 @@ import { sumSquares } from "../../../lib/ops/reduce.ts"
 import { batchProgram, type OptimizerOptions } from "../../../lib/train/program.ts"
 import type { GoldenCase } from "../case.ts"
 import { type Comparison, compare } from "../compare.ts"
-import { type Family, run } from "../family.ts"
+import { type CaseFamily, run } from "../family.ts"
 import { shifted } from "./language-model.ts"
 import { type Checkpoint, inFile, readCheckpoint, storeOf } from "./model-checkpoint.ts"
 
@@ -23,7 +23,7 @@ interface Hyperparameters {
  * Steps of AdamW with clipping from the folder's own weights: ids (steps,B,L); losses before each step, grad_norms before
  * clipping, param.* after the last step.
  */
-export const trainStepsFamily: Family = {
+export const trainStepsFamily: CaseFamily = {
   ops: ["mamba train_steps", "samba train_steps", "llama train_steps", "mistral train_steps"],
   run: async (golden) => {
     const checkpoint = await readCheckpoint(golden, String(golden.metadata.initial_weights ?? "f32"))
