@@ -1,9 +1,9 @@
 /**
- * The only typed border to the addon: loading it, and the two things it holds, memory (`Store`) and compiled programs
+ * The only typed border to the addon, and the two things it holds, memory (`Store`) and compiled programs
  * (`Executable`).
  */
-import { createRequire } from "node:module"
-import { type ErrorCode, expect, SelscanError, suggestion } from "./errors.ts"
+import { loadAddon } from "./addon.ts"
+import { checkSignal, type ErrorCode, expect, SelscanError, suggestion } from "./errors.ts"
 import type { Program, Slot } from "./graph/program.ts"
 import type { Precision } from "./graph/trace.ts"
 import { type Dtype, dtypes, type Storage, storages } from "./graph/value.ts"
@@ -75,24 +75,8 @@ interface Addon {
   dispose(handle: number): Promise<void>
 }
 
-let loaded: Addon | undefined
-
-/** The addon, loaded on first use: graphs, shapes and gradients work without it. `SELSCAN_ADDON` names another build. */
-export function addon(): Addon {
-  if (loaded !== undefined) return loaded
-  const path = process.env.SELSCAN_ADDON ?? "../build/Release/selscan.node"
-  try {
-    loaded = createRequire(import.meta.url)(path) as Addon
-    return loaded
-  } catch (cause) {
-    throw new SelscanError(
-      "ADDON_MISSING",
-      `selscan: the native addon could not be loaded from ${path}, ${(cause as Error).message.split("\n")[0]}; build it with npm run build (a C++20 compiler, make and python3 are needed)`,
-      { path },
-      { cause },
-    )
-  }
-}
+/** The addon, loaded on first use: graphs, shapes and gradients work without it. */
+export const addon = () => loadAddon() as Addon
 
 export const devices = (): readonly DeviceInfo[] => told(() => addon().devices())
 export const kernels = () => addon().kernels()
@@ -273,12 +257,7 @@ export class Executable {
   ): Promise<Record<string, HostArray>> {
     const handle = this.#handle
     expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
-    expect(
-      signal === undefined || signal instanceof AbortSignal,
-      "BAD_OPTION",
-      () => `${this.program.name}: signal is an AbortSignal, got ${typeof signal}`,
-    )
-    expect(!signal?.aborted, "ABORTED", () => `${this.program.name}: aborted before it began`)
+    checkSignal(this.program.name, signal)
     const ordered = this.#ordered(inputs)
     runs = runs >= 0xffffffff ? 1 : runs + 1
     const runId = runs
