@@ -13,9 +13,14 @@ export type ErrorCode =
   | "BAD_INPUT"
   | "BAD_OPTION"
   | "BAD_SHAPE"
+  | "BAD_SNAPSHOT"
+  | "BAD_TEMPLATE"
+  | "BAD_TOKENIZER"
   | "DEVICE_LOST"
   | "DISPOSED"
   | "DISK"
+  | "NETWORK"
+  | "NO_ACCESS"
   | "NO_DEVICE"
   | "NO_GRADIENT"
   | "NO_KERNEL"
@@ -44,6 +49,16 @@ export function expect(condition: unknown, code: ErrorCode, message: () => strin
   if (!condition) throw new SelscanError(code, message(), details)
 }
 
+/**
+ * What another program's error says, as part of a sentence: on one line and cut. It may quote a stranger's file, whose line ends,
+ * escape sequences and turns of direction would do in a terminal what they like.
+ */
+export const oneLine = (cause: unknown): string =>
+  String((cause as Error | undefined)?.message ?? cause)
+    .replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")
+    .trim()
+    .slice(0, 200)
+
 /** `did you mean window?`, or the whole list when nothing is near. */
 export function suggestion(word: string, known: readonly string[]): string {
   if (known.length === 0) return "none is known here"
@@ -58,10 +73,29 @@ function sharedLetters(a: string, b: string): number {
 
 /** Refuses option names that nobody reads: a misspelt option must not silently mean its default. */
 export function checkOptions(where: string, options: object, known: readonly string[]): void {
+  expect(
+    typeof options === "object" && options !== null && !Array.isArray(options),
+    "BAD_OPTION",
+    () => `${where}: options are an object, got ${Array.isArray(options) ? "an array" : options}`,
+  )
   for (const name of Object.keys(options)) {
     expect(known.includes(name), "BAD_OPTION", () => `${where}: unknown option ${name}, ${suggestion(name, known)}`, {
       option: name,
       known,
     })
   }
+}
+
+/**
+ * Refuses a signal that is none, and one that has fired: also where nothing is left to run that would look at it.
+ * @throws BAD_OPTION, ABORTED
+ */
+export function checkSignal(where: string, signal: AbortSignal | undefined): void {
+  expect(
+    signal === undefined || signal instanceof AbortSignal,
+    "BAD_OPTION",
+    () => `${where}: signal is an AbortSignal, got ${signal === null ? "null" : typeof signal}`,
+    { option: "signal" },
+  )
+  expect(!signal?.aborted, "ABORTED", () => `${where}: aborted before it began`)
 }

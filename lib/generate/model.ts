@@ -2,41 +2,56 @@
  * A model that is ready to run: weights on a device, programs compiled as they are needed, slots for sessions.
  */
 import { checkOptions, expect } from "../errors.ts"
+import type { Program } from "../graph/program.ts"
 import type { Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
 import type { LanguageModel } from "../models/language-model.ts"
 import { activationsOn, type Device, type Executable, type Memory, resolveDevice, Store } from "../native.ts"
+import { type ChatMessage, type ChatOptions, renderChat } from "../text/chat-template.ts"
+import { byteCodec, type Codec, type DecodeOptions, decode, type EncodeOptions } from "../text/codec.ts"
+import { Chat, type ReplyOptions } from "./chat.ts"
+import { describe, fingerprint } from "./fingerprint.ts"
+import { Kept, OpenSequences } from "./kept.ts"
 import type { ModelShape } from "./layout.ts"
+import { outOfMemory } from "./out-of-memory.ts"
+import { Places } from "./places.ts"
 import { stepProgram } from "./programs.ts"
+import { checkedIds, codecFor, textOfBytes } from "./prompt.ts"
 import { type SaveOptions, saveModel } from "./save.ts"
-import { bitsPerByte, type ScoreOptions, scoreProgram, scoreRows, tokenLosses } from "./score.ts"
+import { type ScoreOptions, scoreProgram, scoreRows } from "./score.ts"
 import { type GenerateOptions, type Prompt, Session } from "./session.ts"
 import { slotsPerSession } from "./session-slots.ts"
-import { Slots } from "./slots.ts"
-import { byteCodec, type Codec } from "./text.ts"
+import { bitsPerByteOf, type Score, scoreText } from "./text-score.ts"
 
 export interface ModelOptions {
   /** Products in f32, or with activations rounded to bf16. Default: the dtype of the stored matrices. */
   readonly precision?: Precision | undefined
-  /** Sessions that can be open at once. Default 16. */
+  /** Sessions that can run at once; the others' states are in host memory. Default 16. */
   readonly sessions?: number
   /** Default `auto`: cuda where it can be used, else the cpu. */
   readonly device?: Device | undefined
+  /** Between text and tokens. Default: bytes for a vocabulary of 256, else none; load() gives that of the folder's tokenizer. */
+  readonly codec?: Codec | undefined
 }
 
-export const modelOptionNames: readonly (keyof ModelOptions)[] = ["precision", "sessions", "device"]
+export const modelOptionNames: readonly (keyof ModelOptions)[] = ["precision", "sessions", "device", "codec"]
 
 export class Model {
   readonly network: LanguageModel
-  /** Between text and tokens; undefined for a vocabulary other than the 256 bytes, which takes and gives ids. */
+  /** Between text and tokens; undefined for a model that takes and gives ids. */
   readonly codec: Codec | undefined
   readonly store: Store
-  readonly slots: Slots
-  /** One for each session: what attention keeps of it. */
-  readonly rings: Slots
+  /** What snapshots call it: the name it was loaded under, of a path the last part; else its blocks and sizes. */
+  name: string
+  /** Where sessions are on the device while they are used. */
+  readonly places: Places
   readonly precision: Precision
   readonly matrixDtype: Dtype
+  /** What has states that may be in host memory. */
+  readonly open = new OpenSequences()
   readonly #steps = new Map<string, Promise<Executable>>()
+  #kept: Kept | undefined
+  #fingerprint: Promise<string> | undefined
 
   /** Use load(), or give weights with `store.upload` under the network's parameter names. */
   constructor(network: LanguageModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
@@ -49,12 +64,12 @@ export class Model {
     )
     expect(["f32", "bf16"].includes(precision), "BAD_OPTION", () => `model: precision is f32 or bf16, got ${precision}`)
     this.network = network
-    this.codec = network.vocab === 256 ? byteCodec : undefined
+    this.codec = codecFor(network.vocab, options.codec)
     this.matrixDtype = matrixDtype
     this.precision = precision
     this.store = new Store(resolveDevice(device))
-    this.slots = new Slots("state slots", 1 + slotsPerSession(network) * sessions)
-    this.rings = new Slots("rings", 1 + sessions)
+    this.name = describe(network)
+    this.places = new Places(sessions, slotsPerSession(network))
   }
 
   /** The device that the model is on. */
@@ -62,9 +77,21 @@ export class Model {
     return this.store.device
   }
 
-  /** Opens a session with an empty state. Throws SLOTS_EXHAUSTED when all are in use, DISPOSED after dispose(). */
-  session(): Session {
-    expect(!this.store.disposed, "DISPOSED", () => "session: the model has been disposed")
+  /**
+   * Opens a session with an empty state, or one that goes on from what session.save() returned, here or in another process, on this
+   * device or another. Any number can be open; as many as the option `sessions` says can run at once.
+   *
+   * @throws DISPOSED after dispose(). For snapshots BAD_SNAPSHOT, with nothing changed, for bytes that are damaged, of another version
+   * or of another model; BAD_INPUT for one of more tokens than this model's contextMax, and for what are no bytes
+   * @example
+   * const session = model.session()
+   * const restored = await model.session(await readFile("session.bin"))
+   */
+  session(): Session
+  session(snapshot: Uint8Array): Promise<Session>
+  session(...given: [] | [Uint8Array]): Session | Promise<Session> {
+    if (given.length > 0) return Session.restore(this, given[0]!)
+    this.checkLive("session")
     return new Session(this)
   }
 
@@ -81,94 +108,93 @@ export class Model {
   }
 
   /** As generate(), but yields bytes (or token ids) one by one, unfinished characters included. */
-  async *generateBytes(prompt: Prompt, options: Omit<GenerateOptions, "stop"> = {}): AsyncGenerator<number> {
+  async *generateBytes(
+    prompt: Prompt,
+    options: Omit<GenerateOptions, "stop" | "stopTokens"> = {},
+  ): AsyncGenerator<number> {
     using session = this.session()
     for await (const { id } of session.tokens(prompt, options)) yield id
   }
 
   /**
-   * Bits per byte of a text; the first byte is charged 8 bits, unless the model predicts it too. The state is carried over all of it, or,
-   * with `context`, emptied after every so many bytes; models whose attention sees everything need a context of at most their contextMax
-   * for a text that is longer.
-   * @throws BAD_OPTION for a context that is none, BAD_INPUT for a text without a byte, one beyond contextMax, and for models whose tokens
-   * are not bytes; NOT_FINITE for broken weights; SLOTS_EXHAUSTED when sessions hold all slots
+   * Generates the reply to a conversation, which the tokenizer's chat template turns into a prompt; `new Chat(model)` goes on from reply
+   * to reply without reading what came before again.
+   *
+   * @throws BAD_INPUT for a model without a template, and as `renderChat` and `generate`
+   * @example
+   * for await (const text of model.chat([{ role: "user", content: "Who are you?" }])) process.stdout.write(text)
    */
-  async bitsPerByte(text: Prompt, options: ScoreOptions = {}): Promise<number> {
-    checkOptions("bitsPerByte", options, ["signal", "onProgress", "context"])
-    this.#checkContext(options.context)
-    this.textCodec("bitsPerByte")
-    const ids = this.tokens(text)
-    expect(ids.length > 0, "BAD_INPUT", () => "bitsPerByte: a text of at least one byte is needed, got an empty one")
-    const { contextMax = Number.POSITIVE_INFINITY } = this.network
-    expect(
-      (options.context ?? ids.length - 1) <= contextMax, // the last byte is judged, and never read
-      "BAD_INPUT",
-      () =>
-        `bitsPerByte: a text of at most contextMax + 1 = ${contextMax + 1} bytes is expected without a context, got ${ids.length}; give a context of at most ${contextMax}, or load the model with a larger contextMax`,
-    )
-    const slots = this.slots.take(2)
-    let ring: number[] = []
-    try {
-      ring = this.rings.take(1)
-      const executable = await this.#compiled("score", () =>
-        scoreProgram(this.network, { ...this.shape, rows: scoreRows }),
-      )
-      const place = { slots: [slots[0]!, slots[1]!], ring: ring[0]! } as const
-      const losses = await tokenLosses({ model: this.network, executable }, ids, place, options)
-      const bits = bitsPerByte(losses, this.network.patches ? "all" : "rest")
-      expect(
-        Number.isFinite(bits),
-        "NOT_FINITE",
-        () => `bitsPerByte: losses are expected to be finite, got ${bits}; check the model's weights`,
-      )
-      return bits
-    } finally {
-      this.slots.give(slots)
-      this.rings.give(ring)
-    }
+  async *chat(messages: readonly ChatMessage[], options: ReplyOptions = {}): AsyncGenerator<string> {
+    using chat = new Chat(this)
+    yield* chat.reply(messages, options)
   }
 
-  #checkContext(context: number | undefined): void {
-    expect(
-      context === undefined || (Number.isSafeInteger(context) && context >= 1),
-      "BAD_OPTION",
-      () => `bitsPerByte: context is a whole number of at least 1, got ${context}`,
-    )
-    const { contextMax = Number.POSITIVE_INFINITY } = this.network
-    expect(
-      (context ?? 0) <= contextMax,
-      "BAD_OPTION",
-      () => `bitsPerByte: context is at most the model's contextMax, ${contextMax}, got ${context}`,
-    )
+  /** The text of a conversation by the tokenizer's chat template. Throws BAD_INPUT for a model without one, and as `renderChat`. */
+  renderChat(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    const { chat } = this.textCodec("chat")
+    if (chat) return chat.render(messages, options)
+    expect(options.template !== undefined, "BAD_INPUT", () => {
+      return "chat: a model with a chat template is expected, got one without; give a template, or load a model that was trained on conversations"
+    })
+    return renderChat(options.template, messages, { ...options, template: undefined })
   }
 
-  /** Ids of a prompt. Throws BAD_INPUT for ids outside the vocabulary. */
-  tokens(prompt: Prompt): number[] {
-    if (typeof prompt === "string") return this.textCodec("prompt").encode(prompt)
-    expect(
-      Array.isArray(prompt) || prompt instanceof Uint8Array,
-      "BAD_INPUT",
-      () =>
-        `prompt: a string, a Uint8Array or an array of ids is expected, got ${prompt === null ? "null" : typeof prompt}`,
-    )
-    const { vocab } = this.network
-    const ids = Array.from(prompt)
-    const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocab)
-    expect(
-      bad < 0,
-      "BAD_INPUT",
-      () => `prompt: ids are whole numbers from 0 to ${vocab - 1}, got ${ids[bad]} at index ${bad}`,
-    )
-    return ids
+  /** Ids of a text. Throws BAD_INPUT for a model that takes ids alone. */
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    checkOptions("encode", options, ["begin", "within"])
+    expect(typeof text === "string", "BAD_INPUT", () => `encode: a string is expected, got ${typeof text}`)
+    return this.textCodec("encode").encode(text, options)
   }
 
-  /** The codec, where there is one. Throws BAD_INPUT for a model whose tokens are not bytes. */
+  /** The text of ids; special tokens are left out unless the options say otherwise. Throws BAD_INPUT for ids outside the vocabulary. */
+  decode(ids: Uint8Array | readonly number[], options: DecodeOptions = {}): string {
+    checkOptions("decode", options, ["special", "within"])
+    return decode(this.textCodec("decode"), checkedIds("decode", ids, this.network.vocab), options)
+  }
+
+  /**
+   * Bits per byte of a text, counted in UTF-8; the first token is charged log₂ of the vocabulary, 8 bits for a byte, unless the
+   * model predicts it too or the tokenizer begins texts with one that is not of them, which is charged nothing. The state is carried over all of it, or,
+   * with `context`, emptied after every so many tokens; models whose attention sees everything need a context of at most their contextMax
+   * for a text that is longer.
+   * @throws BAD_OPTION for a context that is none, BAD_INPUT for a text without a byte, one beyond contextMax, and for models that take
+   * ids alone; NOT_FINITE for broken weights; SLOTS_EXHAUSTED when as many sessions as there are places run
+   */
+  bitsPerByte(text: Prompt, options: ScoreOptions = {}): Promise<number> {
+    return bitsPerByteOf(this, text, options)
+  }
+
+  /**
+   * Log-probabilities of all tokens of a text, each given those before it; of a text after another use session.score(). The state is
+   * carried over all of it, or, with `context`, emptied after every so many tokens.
+   *
+   * The first token, which most models do not predict, has null for its log-probability.
+   * @throws as bitsPerByte(); models whose tokens are not bytes take ids and say no bitsPerByte
+   * @example
+   * const { ids, logprobs, total, bitsPerByte } = await model.score("It is a truth universally acknowledged")
+   */
+  score(text: Prompt, options: ScoreOptions = {}): Promise<Score> {
+    return scoreText(this, text, options)
+  }
+
+  /**
+   * Ids of a prompt, which may begin a text. Bytes are ids where the codec is that of bytes or there is none, else text in UTF-8.
+   * Throws BAD_INPUT for ids outside the vocabulary and for bytes that are no text.
+   */
+  tokens(prompt: Prompt, begin = false): number[] {
+    if (typeof prompt === "string") return this.textCodec("prompt").encode(prompt, { begin, within: !begin })
+    if (prompt instanceof Uint8Array && this.codec && this.codec !== byteCodec)
+      return this.codec.encode(textOfBytes(prompt), { begin, within: !begin })
+    return checkedIds("prompt", prompt, this.network.vocab)
+  }
+
+  /** The codec, where there is one. Throws BAD_INPUT for a model that takes ids alone. */
   textCodec(where: string): Codec {
     expect(
       this.codec !== undefined,
       "BAD_INPUT",
       () =>
-        `${where}: text is for models over the 256 bytes, this one has a vocabulary of ${this.network.vocab}; give and take ids with session.tokens()`,
+        `${where}: text is for models with a tokenizer or over the 256 bytes, this one has a vocabulary of ${this.network.vocab} and no tokenizer; put its tokenizer.json into the folder, name one with the option tokenizer, or give and take ids with session.tokens()`,
     )
     return this.codec
   }
@@ -183,14 +209,49 @@ export class Model {
   }
 
   /** The compiled step program of that many rows, for a model that reads patches from position `position` on. */
-  step(kind: "prompt" | "next", rows: number, position = 0): Promise<Executable> {
+  step(kind: "prompt" | "next", rows: number, position = 0, withLogits = false): Promise<Executable> {
     const patches = this.network.patches?.mostBegun(position, rows)
-    const name = `${kind} ${rows}${patches === 0 ? " inside" : ""}`
-    return this.#compiled(name, () => stepProgram(this.network, kind, { ...this.shape, rows, patches }))
+    const name = `${kind} ${rows}${patches === 0 ? " inside" : ""}${withLogits ? " logits" : ""}`
+    return this.#compiled(name, () => stepProgram(this.network, kind, { ...this.shape, rows, patches }, withLogits))
   }
 
-  memory(): Promise<Memory> {
-    return this.store.memory()
+  /** The compiled program that scores that many rows, the first of them at `position`. */
+  scorer(rows: number, position: number): Promise<Executable> {
+    const patches = this.network.patches?.mostBegun(position, rows)
+    const name = `score ${rows}${patches === 0 ? " inside" : ""}`
+    return this.#compiled(name, () => scoreProgram(this.network, { ...this.shape, rows, patches }))
+  }
+
+  /** Throws DISPOSED after dispose(). */
+  checkLive(where: string): void {
+    expect(!this.store.disposed, "DISPOSED", () => `${where}: the model has been disposed`)
+  }
+
+  /** What the model keeps of a sequence between runs. */
+  get kept(): Kept {
+    const { network, shape } = this
+    const begin = () => stepProgram(network, "prompt", { ...shape, rows: 1, patches: network.patches?.mostBegun(0, 1) })
+    this.#kept ??= new Kept(begin(), network.patches)
+    return this.#kept
+  }
+
+  /**
+   * SHA-256, in hex, of what the model computes: its config and all its weights, as they are when it is first asked for. That takes a
+   * second or two for every gigabyte.
+   */
+  fingerprint(): Promise<string> {
+    if (this.#fingerprint === undefined) {
+      this.#fingerprint = fingerprint(this)
+      this.#fingerprint.catch(() => {
+        this.#fingerprint = undefined // so that a failure, such as memory, can be tried again
+      })
+    }
+    return this.#fingerprint
+  }
+
+  /** Bytes on the device by what they are for, and `spilled`, those of sessions that are in host memory. */
+  async memory(): Promise<Memory & { readonly spilled: number }> {
+    return { ...(await this.store.memory()), spilled: this.open.hostBytes }
   }
 
   /** Releases the weights once what runs has finished; later calls throw DISPOSED. */
@@ -205,15 +266,18 @@ export class Model {
   /** What every program of this model has in common. */
   get shape(): ModelShape {
     const { precision, matrixDtype, device } = this
-    const rings = { count: this.rings.capacity, rowsMost: scoreRows }
+    const rings = { count: this.places.ringCount, rowsMost: scoreRows }
     const activations = activationsOn(device, precision)
-    return { slots: this.slots.capacity, rings, matrixDtype, precision, activations }
+    return { slots: this.places.slotCount, rings, matrixDtype, precision, activations }
   }
 
-  #compiled(name: string, program: () => import("../graph/program.ts").Program): Promise<Executable> {
+  #compiled(name: string, make: () => Program): Promise<Executable> {
     let compiled = this.#steps.get(name)
     if (compiled === undefined) {
-      compiled = this.store.compile(program())
+      const program = make()
+      compiled = this.store.compile(program).catch((error) => {
+        throw outOfMemory(error, program, this)
+      })
       this.#steps.set(name, compiled)
       compiled.catch(() => this.#steps.delete(name)) // so that a failure, such as memory, can be tried again
     }

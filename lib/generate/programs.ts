@@ -11,9 +11,14 @@ import { layoutOf, numericsOf, type StepShape } from "./layout.ts"
 /**
  * `prompt`: rows that the caller gave; they enter the penalty history. `next`: one row that was sampled before, and is in
  * the history already. Inputs: ids (rows; −1 spare), those of the layout, picks (1; the row whose logits are wanted), and those of
- * the sample op. Outputs: ids, logprobs. Of a model that reads patches, `shape.patches` says which of its two programs this is.
+ * the sample op. Outputs: ids, logprobs, and on request logits. Of a model that reads patches, `shape.patches` says which of its two programs this is.
  */
-export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape: StepShape): Program {
+export function stepProgram(
+  model: LanguageModel,
+  kind: "prompt" | "next",
+  shape: StepShape,
+  withLogits = false,
+): Program {
   const { rows, slots } = shape
   return trace(
     `${kind} ${rows}`,
@@ -25,13 +30,14 @@ export function stepProgram(model: LanguageModel, kind: "prompt" | "next", shape
       if (kind === "prompt") recordTokens({ ids, segments: layout.segments, history })
       const x = gatherRows({ x: hidden, index: t.input("picks", "i32", [1]) }).y
       const logits = linear({ x, ...headOf(model, layout) }, { precision: t.precision, dtype: "f32" }).y
-      return sample({
+      const chosen = sample({
         logits,
         settings: t.input("settings", "f32", [1, 6]),
         limits: t.input("limits", "i32", [1, 5]),
         position: t.input("position", "i32", [1]),
         history,
       })
+      return { ...chosen, ...(withLogits && { logits }) }
     },
     numericsOf(shape),
   )

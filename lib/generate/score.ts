@@ -1,23 +1,32 @@
 /**
  * Judging a model by the bits it needs per byte.
  */
-
+import { checkOptions, checkSignal, expect } from "../errors.ts"
 import { type Program, trace } from "../graph/program.ts"
 import { headOf, type LanguageModel } from "../models/language-model.ts"
 import { startId } from "../models/patches.ts"
 import type { Executable } from "../native.ts"
 import { linearCrossEntropy } from "../ops/linear-cross-entropy.ts"
 import { layoutInputs, layoutOf, numericsOf, type StepShape } from "./layout.ts"
+import type { Place } from "./places.ts"
+import { rowCounts, rowsFor } from "./programs.ts"
 
-/** Rows that a scoring run takes; long enough that the head and the linears work on full blocks. */
+/** Rows that a scoring run takes at most; long enough that the head and the linears work on full blocks. */
 export const scoreRows = 1024
 
-/** Losses of `rows` tokens of one sequence. Inputs: ids, targets (−100: not judged), those of the layout. Output: losses in nats. */
+/** The rows of the program that scores so many at once; how many they are changes no bits. */
+export const scoreRowsFor = (count: number): number => (count > rowCounts.at(-1)! ? scoreRows : rowsFor(count))
+
+/**
+ * Losses of `rows` tokens of one sequence, from the first of a patch on unless `shape.patches` is 0. Inputs: ids, targets
+ * (−100: not judged), those of the layout. Output: losses in nats.
+ */
 export function scoreProgram(model: LanguageModel, shape: StepShape): Program {
   return trace(
     "score",
     (t) => {
-      const layout = layoutOf(t, model, { ...shape, patches: model.patches?.mostBegun(0, shape.rows) })
+      const patches = shape.patches ?? model.patches?.mostBegun(0, shape.rows)
+      const layout = layoutOf(t, model, { ...shape, patches })
       const x = model.forward(t.input("ids", "i32", [shape.rows]), layout)
       const targets = t.input("targets", "i32", [shape.rows])
       return {
@@ -35,22 +44,29 @@ export interface ScoreOptions {
   readonly context?: number | undefined
 }
 
+/** Throws BAD_OPTION for options of other names and for what is no signal or function, ABORTED for a signal that has fired. */
+export function checkScoreOptions(where: string, options: ScoreOptions, known: readonly (keyof ScoreOptions)[]): void {
+  checkOptions(where, options, known)
+  const { signal, onProgress } = options
+  expect(
+    onProgress === undefined || typeof onProgress === "function",
+    "BAD_OPTION",
+    () => `${where}: onProgress is a function, got ${onProgress === null ? "null" : typeof onProgress}`,
+    { option: "onProgress" },
+  )
+  checkSignal(where, signal)
+}
+
 /** What scores a model: its program. */
 export interface Scorer {
   readonly model: LanguageModel
   readonly executable: Executable
 }
 
-/** Where a sequence that is scored keeps its state. */
-export interface Place {
-  readonly slots: readonly [number, number]
-  readonly ring: number
-}
-
 /**
  * Nats of every token of `ids` given all before it, the state carried over the whole sequence; the first token is not judged
  * (NaN in its place) unless the model's sequences begin with a row of no token. With `context` the state is emptied after every so
- * many tokens. `place` names two free slots, which are read and written in turn, and a free ring.
+ * many tokens. The first two slots of `place` are read and written in turn.
  */
 export async function tokenLosses(
   scorer: Scorer,
@@ -104,10 +120,17 @@ function runInputs(scorer: Scorer, ids: ArrayLike<number>, { slots, ring }: Plac
 
 const rowsOf = ({ program }: Executable): number => program.inputs.find(({ name }) => name === "targets")!.shape[0]!
 
-/** Bits per byte of a text of bytes: a first one that was not judged is charged 8 bits, as nothing is known before it. */
-export function bitsPerByte(losses: Float32Array, judged: "all" | "rest" = "rest"): number {
+/**
+ * Bits per byte of a text of so many bytes (default: a token is one): a first token that was not judged is charged as one of `vocab`
+ * (default 256, which is 8 bits), as nothing is known before it.
+ */
+export function bitsPerByte(
+  losses: Float32Array,
+  judged: "all" | "rest" = "rest",
+  { bytes = losses.length, vocab = 256 } = {},
+): number {
   if (losses.length === 0) return Number.NaN
-  let nats = judged === "all" ? losses[0]! : 8 * Math.LN2
+  let nats = judged === "all" ? losses[0]! : Math.log2(vocab) * Math.LN2
   for (let i = 1; i < losses.length; i++) nats += losses[i]!
-  return nats / Math.LN2 / losses.length
+  return nats / Math.LN2 / bytes
 }

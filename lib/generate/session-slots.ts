@@ -20,17 +20,23 @@ export interface SlotTurn {
 }
 
 export class SessionSlots {
-  readonly all: readonly number[]
+  readonly #all: readonly number[]
   #rows = 0
-  #patches = 0
+  #patches = 1
 
+  /** Where a state is brought there from the host, it goes to where `current` says. */
   constructor(slots: readonly number[]) {
-    this.all = slots
+    this.#all = slots
+  }
+
+  /** The slots of the state that counts. */
+  get current(): { slot: number; patchSlot: number } {
+    return { slot: this.#all[this.#rows]!, patchSlot: this.#all[this.#patches]! }
   }
 
   /** What the next run reads and writes; `fresh` where the sequence has not begun. */
   turn(fresh: boolean): SlotTurn {
-    const of = (current: number) => [fresh ? 0 : this.all[current]!, this.all[1 - current]!] as const
+    const of = (current: number) => [fresh ? 0 : this.#all[current]!, this.#all[1 - current]!] as const
     const [[from, to], [patchFrom, patchTo]] = [of(this.#rows), of(this.#patches)]
     return { from, to, patchFrom, patchTo }
   }
@@ -43,14 +49,15 @@ export class SessionSlots {
 
   /** Copies the state that counts, so that it can be returned to after any number of runs. */
   async keep(store: Store): Promise<void> {
-    const [, , rows, patches] = this.all
-    await store.copySlot(this.all[this.#rows]!, rows!)
-    if (patches !== undefined) await store.copySlot(this.all[this.#patches]!, patches)
+    const [, , rows, patches] = this.#all
+    const { slot, patchSlot } = this.current
+    await store.copySlot(slot, rows!)
+    if (patches !== undefined) await store.copySlot(patchSlot, patches)
   }
 
   /** Goes back to it, or where none was kept to nothing. */
   async restore(store: Store, kept: boolean): Promise<void> {
-    const [first, second, rows, patches] = this.all
+    const [first, second, rows, patches] = this.#all
     this.#rows = 0
     this.#patches = 1
     if (!kept) return

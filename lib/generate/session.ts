@@ -1,88 +1,98 @@
 /**
  * One conversation with a model: a state of constant size that grows no older text.
  */
-import { checkOptions, expect } from "../errors.ts"
-import { startRows } from "../models/language-model.ts"
-import { startId } from "../models/patches.ts"
-import { layoutInputs } from "./layout.ts"
+import { checkOptions, checkSignal, expect } from "../errors.ts"
+import { Delivery } from "../text/delivery.ts"
 import type { Model } from "./model.ts"
-import { rowCounts, rowsFor } from "./programs.ts"
-import { RingCopy, wrapsAfter } from "./ring-copy.ts"
-import { type Sampling, type SamplingOptions, sampling, samplingInputs, samplingNames } from "./sampling.ts"
-import { scoreRows } from "./score.ts"
-import { SessionSlots, slotsPerSession } from "./session-slots.ts"
-import { Delivery } from "./text.ts"
+import { rowCounts } from "./programs.ts"
+import { type SamplingOptions, sampling, samplingNames } from "./sampling.ts"
+import { checkScoreOptions, type ScoreOptions } from "./score.ts"
+import { type Choice, Sequence, type Token } from "./sequence.ts"
+import { type Content, checkSnapshot, readSnapshot, writeSnapshot } from "./snapshot.ts"
+import { type Score, textScore } from "./text-score.ts"
+import { topLogprobsMost } from "./top-tokens.ts"
+
+export type { Token } from "./sequence.ts"
 
 export type Prompt = string | Uint8Array | readonly number[]
 
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to generate at most. Default 256. */
   readonly maxTokens?: number
-  /** Generation ends before the first of these; they are not part of the text. */
+  /** Generation ends before the first of these; they are not part of the text. A special token's text, such as <|im_end|>, means that token. */
   readonly stop?: string | readonly string[]
+  /** Text ends before the first of these tokens, which the session then does not hold. Default: those of the tokenizer; [] for none. */
+  readonly stopTokens?: readonly number[] | undefined
   readonly signal?: AbortSignal | undefined
 }
 
-/** A token with its log-probability under the model, before penalties and temperature. */
-export interface Token {
-  readonly id: number
-  readonly logprob: number
+export interface TokenOptions extends Omit<GenerateOptions, "stop" | "stopTokens"> {
+  /** Tells of so many of the most probable tokens beside each, at most 20. Default 0. */
+  readonly topLogprobs?: number
 }
 
-/** Greedy and without history: what prompts are run with, their sample being thrown away. */
-const unused: Sampling = sampling({ temperature: 0, seed: 0 })
+/** How many of the newest tokens the caller has not passed on whole, and ids of what it has passed on of them. */
+interface Delivered {
+  readonly undelivered: () => number
+  readonly shown: () => readonly number[]
+}
 
 /**
  * A session holds exactly the text that its caller gave and received. After a stop string, `break`, an abort or an error,
  * tokens that were computed but not delivered are taken back.
  *
- * States live in slots: each run reads the current one and writes the spare one, which is adopted only when the run is
- * complete. The last token is kept `pending`: it is run together with what follows, since only then are its logits needed. Where
- * sequences begin with a row of no token, that row is pending from the start, and such a model can begin a text by itself.
+ * Any number of sessions can be open. A session has a place on the device, of which the model has as many as its option `sessions` says,
+ * while it is used; after that it makes way when another needs the place: its state goes to host memory and comes back when it is used
+ * next, with the same bits. A session is in use until what it was asked is done, a generator until it has ended, also while it waits
+ * for its consumer. When all places are in use, the next call throws SLOTS_EXHAUSTED at once.
  */
 export class Session {
   readonly #model: Model
-  readonly #slots: SessionSlots
-  readonly #ring: number
-  /** Rows that have been run. */
-  #length = 0
-  #pending: number[] = []
-  /** The last ids that have been run: as many as a patch has, where the model reads patches. */
-  #before: readonly number[] = []
-  #mark: Mark = unmarked
+  readonly #sequence: Sequence
   #busy = false
   #disposed = false
 
-  constructor(model: Model) {
+  /** Use model.session(). */
+  constructor(model: Model, sequence: Sequence = new Sequence(model)) {
     this.#model = model
-    this.#slots = new SessionSlots(model.slots.take(slotsPerSession(model.network)))
-    try {
-      this.#ring = model.rings.take(1)[0]!
-    } catch (error) {
-      model.slots.give(this.#slots.all)
-      throw error
-    }
-    if (startRows(model.network) > 0) this.#pending = [startId]
+    this.#sequence = sequence
   }
 
-  /** Tokens that the session holds. */
+  /**
+   * A session that goes on from a snapshot. All of it is checked before anything is put onto the device.
+   * @throws what model.session() says
+   */
+  static async restore(model: Model, snapshot: Uint8Array): Promise<Session> {
+    model.checkLive("session")
+    const read = readSnapshot(snapshot)
+    checkSnapshot(model, { model: model.name, fingerprint: await model.fingerprint() }, read)
+    return new Session(model, new Sequence(model, read, read.state))
+  }
+
+  /** Tokens that the session holds: at most the model's contextMax, where it has one. */
   get length(): number {
-    return this.#length + this.#pending.length - startRows(this.#model.network)
+    return this.#sequence.length
   }
 
   /**
    * Adds text, bytes or ids to what the session holds.
-   * @throws SESSION_BUSY, DISPOSED, BAD_INPUT for ids outside the vocabulary, ABORTED (then nothing has been added)
+   * @throws SESSION_BUSY, SLOTS_EXHAUSTED, DISPOSED, BAD_INPUT for ids outside the vocabulary and tokens beyond contextMax,
+   * BAD_OPTION, ABORTED (then nothing has been added)
    */
-  async append(prompt: Prompt, { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-    await this.#alone("append", async () => {
-      const before = this.#pending
-      const mark = await this.#keep()
-      this.#pending = [...before, ...this.#model.tokens(prompt)]
+  async append(prompt: Prompt, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
+    checkOptions("append", options, ["signal"])
+    const { signal } = options
+    checkSignal("append", signal)
+    await this.#alone("append", async (sequence) => {
+      const added = this.#model.tokens(prompt, this.length === 0)
+      sequence.checkRoom(added.length)
+      const before = sequence.pending
+      const mark = await sequence.keep()
+      sequence.add(added)
       try {
-        while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
+        await sequence.settle(signal)
       } catch (error) {
-        await this.#rewind(mark, before)
+        await sequence.rewind(mark, before)
         throw error
       }
     })
@@ -90,16 +100,27 @@ export class Session {
 
   /** Generates text, yielding it as it becomes certain. The prompt, if any, is appended first. */
   async *generate(prompt: Prompt | undefined, options: GenerateOptions = {}): AsyncGenerator<string> {
-    checkOptions("generate", options, [...samplingNames, "maxTokens", "stop", "signal"])
-    const { maxTokens = 256, stop, signal, ...rest } = options
+    checkOptions("generate", options, [...samplingNames, "maxTokens", "stop", "stopTokens", "signal"])
+    const { maxTokens = 256, stop, stopTokens, signal, ...rest } = options
     const stops = typeof stop === "string" ? [stop] : (stop ?? [])
     expect(
       Array.isArray(stops) && stops.every((one) => typeof one === "string" && one !== ""),
       "BAD_OPTION",
       () => `generate: stop is a string of at least one character, or an array of them, got ${JSON.stringify(stop)}`,
     )
-    const text = new Delivery(this.#model.textCodec("generate"), stops)
-    const tokens = this.tokens(prompt, { maxTokens, signal, ...rest }, () => text.undelivered)
+    expect(
+      stopTokens === undefined || (Array.isArray(stopTokens) && stopTokens.every((id) => Number.isInteger(id))),
+      "BAD_OPTION",
+      () => `generate: stopTokens is an array of ids, got ${JSON.stringify(stopTokens)}`,
+    )
+    const within = this.length + (prompt?.length ?? 0) > 0
+    const text = new Delivery(this.#model.textCodec("generate"), stops, { endTokens: stopTokens, within })
+    const tokens = this.tokens(
+      prompt,
+      { maxTokens, signal, ...rest },
+      () => text.undelivered,
+      () => text.shownOfUndelivered,
+    )
     for await (const { id } of tokens) {
       const ready = text.push(id)
       if (ready !== "") yield ready
@@ -110,31 +131,45 @@ export class Session {
   }
 
   /**
-   * Generates tokens. `undelivered` says how many of the newest the caller has not passed on; they are taken back when
-   * generation ends early.
+   * Generates tokens, each with its log-probability and, with `topLogprobs`, those of the most probable ones. `undelivered` says how
+   * many of the newest the caller has not passed on; they are taken back when generation ends early. `shown` gives ids
+   * of what was passed on of them, which then take their place.
+   * @example
+   * for await (const { id, logprob, top } of session.tokens("To be or ", { maxTokens: 8, topLogprobs: 3 })) console.log(id, logprob, top)
    */
   async *tokens(
     prompt: Prompt | undefined,
-    options: Omit<GenerateOptions, "stop"> = {},
+    options: TokenOptions = {},
     undelivered: () => number = () => 0,
+    shown: () => readonly number[] = () => [],
   ): AsyncGenerator<Token> {
-    checkOptions("generate", options, [...samplingNames, "maxTokens", "signal"])
-    const { maxTokens = 256, signal, ...rest } = options
-    expect(
-      Number.isSafeInteger(maxTokens) && maxTokens >= 0,
-      "BAD_OPTION",
-      () => `generate: maxTokens is a whole number of at least 0, got ${maxTokens}`,
-    )
-    const chosen = sampling(rest)
+    checkOptions("generate", options, [...samplingNames, "maxTokens", "topLogprobs", "signal"])
+    const { maxTokens = 256, topLogprobs = 0, signal, ...rest } = options
+    for (const [name, value, most] of [
+      ["maxTokens", maxTokens, Number.MAX_SAFE_INTEGER],
+      ["topLogprobs", topLogprobs, topLogprobsMost],
+    ] as const) {
+      expect(
+        Number.isSafeInteger(value) && value >= 0 && value <= most,
+        "BAD_OPTION",
+        () => `generate: ${name} is a whole number from 0 to ${most}, got ${value}`,
+        { option: name },
+      )
+    }
+    const choice = { ...sampling(rest), topLogprobs }
+    checkSignal("generate", signal)
     this.#begin("generate")
     try {
-      const added = prompt === undefined ? [] : this.#model.tokens(prompt)
+      const added = prompt === undefined ? [] : this.#model.tokens(prompt, this.length === 0)
+      const sequence = this.#sequence
       expect(
-        this.#pending.length + added.length > 0,
+        sequence.pending.length + added.length > 0,
         "BAD_INPUT",
         () => "generate: a prompt of at least one token is needed to begin, got an empty one",
       )
-      yield* this.#sampleTokens(added, maxTokens, chosen, signal, undelivered)
+      sequence.checkRoom(added.length + Math.min(1, maxTokens))
+      await sequence.enter()
+      yield* this.#sampleTokens(added, maxTokens, choice, signal, { undelivered, shown })
     } finally {
       this.#end()
     }
@@ -143,163 +178,133 @@ export class Session {
   async *#sampleTokens(
     added: readonly number[],
     maxTokens: number,
-    chosen: Sampling,
+    choice: Choice,
     signal: AbortSignal | undefined,
-    undelivered: () => number,
+    { undelivered, shown }: Delivered,
   ): AsyncGenerator<Token> {
-    const before = this.#pending
-    let mark = await this.#keep()
+    const sequence = this.#sequence
+    const before = sequence.pending
+    let mark = await sequence.keep()
     let since = [...before, ...added] // all tokens after the mark
-    this.#pending = since
+    sequence.add(added)
     let [begun, moved, ended] = [false, false, false]
     try {
-      while (this.#reach(this.#pending.length) < this.#pending.length) {
-        await this.#feed(this.#pending.length - 1, unused, signal, false)
-      }
       for (let count = 0; count < maxTokens; count++) {
-        const token = await this.#feed(this.#pending.length, chosen, signal, count > 0)
+        sequence.checkRoom(1)
+        const token = await sequence.next(choice, signal, count > 0)
         begun = true
-        this.#pending = [token.id]
         since.push(token.id)
         yield token
         if ((!moved || since.length > rowCounts.at(-1)!) && undelivered() === 0) {
           // All of it was received: from here on, taking back need not replay what lies before.
-          mark = await this.#keep()
+          mark = await sequence.keep()
           since = [token.id]
           moved = true
         }
       }
-      if (!begun) while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
+      if (!begun) await sequence.settle(signal)
       ended = true
     } finally {
       const back = begun ? undelivered() : 0
-      if (!ended && !begun) await this.#rewind(mark, before)
-      else if (!ended && back > 0) await this.#rewind(mark, since.slice(0, since.length - back))
+      if (!ended && !begun) await sequence.rewind(mark, before)
+      else if (!ended && back > 0) {
+        const { contextMax = Number.POSITIVE_INFINITY } = this.#model.network
+        const instead = shown().slice(0, contextMax - sequence.length + back)
+        await sequence.rewind(mark, [...since.slice(0, since.length - back), ...instead])
+      }
     }
   }
 
-  /** How many of the first `count` pending rows one run takes. */
-  #reach(count: number): number {
-    const most = rowCounts.at(-1)!
-    return this.#model.network.patches?.cut(this.#length, count, most) ?? Math.min(count, most)
+  /**
+   * Log-probabilities of a text as the continuation of what the session holds, which stays as it is. Every token is predicted, but for
+   * the first one of an empty session. They agree with those of tokens() to the accuracy of f32: the sums are not the same.
+   *
+   * @throws BAD_INPUT for a text without a token, or one that with what is held is longer than the model's contextMax and one;
+   * SESSION_BUSY, SLOTS_EXHAUSTED, DISPOSED, NOT_FINITE, ABORTED
+   * @example
+   * await session.append("The capital of France is")
+   * const better = (await session.score(" Paris")).total > (await session.score(" Rome")).total
+   */
+  async score(text: Prompt, options: Omit<ScoreOptions, "context"> = {}): Promise<Score> {
+    checkScoreOptions("score", options, ["signal", "onProgress"])
+    return await this.#alone("score", async (sequence) => {
+      const ids = this.#model.tokens(text)
+      expect(ids.length > 0, "BAD_INPUT", () => "score: a text of at least one token is needed, got an empty one")
+      sequence.checkRoom(ids.length - 1) // the last is judged, and never read
+      const judged = sequence.pending.length > 0 ? "all" : "rest"
+      return textScore(this.#model, text, ids, await sequence.losses(ids, options), judged)
+    })
   }
 
-  /** Runs the first `count` pending rows, or as many as one run takes; returns the token sampled after the last of them. */
-  async #feed(count: number, chosen: Sampling, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
-    const { network } = this.#model
-    const [position, used] = [this.#length, this.#reach(count)]
-    const wanted = used === this.#pending.length
-    this.#checkContext(count) // all that is wanted, before any of it runs
-    const next = sampled && used === 1
-    const executable = await this.#model.step(next ? "next" : "prompt", rowsFor(used), position)
-    const { program } = executable
-    await this.#mark.ring?.keepFrom(program, position + used)
-    const turn = this.#slots.turn(position === 0)
-    const [ids, before] = [this.#pending.slice(0, used), this.#before]
-    // A run of the start alone records nothing.
-    const history = next ? turn.from : position + used > startRows(network) ? turn.to : 0
-    const outputs = await executable.run(
-      {
-        ...layoutInputs(program, network, [{ begin: 0, end: used, position, ...turn, ring: this.#ring, ids, before }]),
-        picks: Int32Array.of(wanted ? used - 1 : -1),
-        ...samplingInputs(chosen, position + used, history, wanted ? turn.to : 0),
-      },
-      { signal },
-    )
-    const token = { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
-    expect(
-      !wanted || token.id >= 0,
-      "NOT_FINITE",
-      () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights",
-    )
-    this.#slots.adopt(network.patches?.begins(position) ?? true)
-    this.#length += used
-    if (network.patches) this.#before = [...before, ...ids].slice(-network.patches.size)
-    this.#pending = this.#pending.slice(used)
-    return token
+  /**
+   * Another session that holds the same, and from here on is its own. The state is copied while this returns: both sessions wait for
+   * that when they are used next, and what copying throws comes out of the other's first use.
+   * @throws SESSION_BUSY, DISPOSED
+   */
+  fork(): Session {
+    this.#check("fork")
+    this.#model.checkLive("fork")
+    const { content, state } = this.#sequence.frozen()
+    return new Session(this.#model, new Sequence(this.#model, content, state))
   }
 
-  #checkContext(count: number): void {
-    const { network } = this.#model
-    const { contextMax = Number.POSITIVE_INFINITY } = network
-    const held = this.#length - startRows(network)
-    expect(
-      held + count <= contextMax,
-      "BAD_INPUT",
-      () =>
-        `session: it holds at most contextMax = ${contextMax} tokens, got ${held} and ${count} more; open another, or load the model with a larger contextMax`,
-    )
+  /**
+   * The session as bytes, as it is at this moment: `await model.session(bytes)` goes on with them in any process, on any device and in
+   * either precision, if the model has the same weights. They are as many as its state has, and of attention what the next token sees.
+   *
+   * On the same kind of device and in the same precision the bits of what follows are the same. Else states and what attention keeps
+   * in f32 are taken as they are; what it keeps is rounded to bf16 where the products there are bf16.
+   * @throws SESSION_BUSY, DISPOSED
+   * @example
+   * await writeFile("session.bin", await session.save())
+   * const again = await model.session(await readFile("session.bin"))
+   */
+  async save(): Promise<Uint8Array<ArrayBuffer>> {
+    this.#check("save")
+    this.#model.checkLive("save")
+    const { content, state } = this.#sequence.frozen()
+    const [fingerprint, held] = await Promise.all([this.#model.fingerprint(), state])
+    return writeSnapshot({ model: this.#model.name, fingerprint }, { ...content, state: held } satisfies Content)
   }
 
-  /** Copies the current state, so that it can be returned to after any number of runs. */
-  async #keep(): Promise<Mark> {
-    const { store, network } = this.#model
-    const length = this.#length
-    if (length > 0) await this.#slots.keep(store)
-    const overwrites = network.overwrites?.bind(network)
-    const rings = overwrites
-      ? (slot: { name: string }, end: number) => overwrites(slot.name, length, end)
-      : wrapsAfter(length, scoreRows)
-    const ring = network.hasRings && length > 0 ? new RingCopy(store, this.#ring, rings) : undefined
-    this.#mark = { length, before: this.#before, ...(ring && { ring }) }
-    return this.#mark
-  }
-
-  /** Goes back to a mark, then forward again over the tokens since then that the session is to hold. */
-  async #rewind(mark: Mark, tokens: readonly number[]): Promise<void> {
-    await this.#slots.restore(this.#model.store, mark.length > 0)
-    await mark.ring?.restore()
-    this.#length = mark.length
-    this.#before = mark.before
-    this.#pending = [...tokens]
-    while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, undefined, false)
-  }
-
-  /** Releases the session's slots. Waits for nothing: what runs keeps its memory until it ends. */
+  /** Releases the session's place and memory. Waits for nothing: what is copied from it keeps its place until it ends. */
   dispose(): void {
     if (this.#disposed) return
     expect(!this.#busy, "SESSION_BUSY", () => "session: it is generating; end that first")
     this.#disposed = true
-    this.#model.slots.give(this.#slots.all)
-    this.#model.rings.give([this.#ring])
+    this.#sequence.release()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
   }
 
-  #begin(what: string): void {
+  #check(what: string): void {
     expect(!this.#disposed, "DISPOSED", () => `${what}: the session has been disposed`)
     expect(
       !this.#busy,
       "SESSION_BUSY",
       () => `${what}: the session is already generating; end that first, or open another session`,
     )
+  }
+
+  #begin(what: string): void {
+    this.#check(what)
     this.#busy = true
   }
 
-  /** What was kept to go back to may be as large as the window: an idle session holds none of it. */
   #end(): void {
     this.#busy = false
-    this.#mark = unmarked
+    this.#sequence.leave()
   }
 
-  async #alone<T>(what: string, work: () => Promise<T>): Promise<T> {
+  async #alone<T>(what: string, work: (sequence: Sequence) => Promise<T>): Promise<T> {
     this.#begin(what)
     try {
-      return await work()
+      await this.#sequence.enter()
+      return await work(this.#sequence)
     } finally {
       this.#end()
     }
   }
 }
-
-/** A state that was kept: how many rows it has seen (none: nothing was kept), and the last of their ids. */
-interface Mark {
-  readonly length: number
-  readonly before: readonly number[]
-  /** What attention keeps of those tokens, where the model has rings. */
-  readonly ring?: RingCopy
-}
-
-const unmarked: Mark = { length: 0, before: [] }

@@ -176,3 +176,10 @@ test("a folder holds a model in one form", async (t) => {
   await using again = await load(path, { device })
   t.is(again.network.vocab, 256)
 })
+
+test("a signal that has fired loads nothing, and a name is a text", async (t) => {
+  await t.throwsAsync(load(saved, { device, signal: AbortSignal.abort() }), { code: "ABORTED" })
+  const url = new URL("file:///model") as unknown as string
+  await t.throwsAsync(load(url), { code: "BAD_INPUT", message: /got object$/ })
+  await t.throwsAsync(load(""), { code: "BAD_INPUT", message: /got an empty text$/ })
+})

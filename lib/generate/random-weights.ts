@@ -1,0 +1,75 @@
+/**
+ * A model of a published size without its weights: what it computes means nothing, what it costs is right.
+ */
+import { f32ToBf16 } from "../checkpoint/halves.ts"
+import { expect } from "../errors.ts"
+import { allParameters, type Parameter } from "../layers/layer.ts"
+import { Random } from "../layers/random.ts"
+import { PatternModel } from "../models/pattern-model.ts"
+import { modelPreset } from "../models/presets.ts"
+import { Model, type ModelOptions } from "./model.ts"
+
+/** Elements of the noise that fills large matrices over and over: drawing each would take longer than measuring. */
+const noiseElements = 1 << 18
+const noiseDeviation = 0.02
+
+/**
+ * A preset with random weights: small parameters as training begins with them, matrices of normal noise that repeats.
+ * @throws BAD_OPTION for an unknown preset; NO_DEVICE; ABORTED; OUT_OF_MEMORY, on the cpu before anything is written: systems that
+ * promise more memory than they have end the process that uses it
+ * @example
+ * await using model = await randomModel("mamba-130m", "bf16")
+ */
+export async function randomModel(
+  preset: string,
+  matrixDtype: "f32" | "bf16" = "bf16",
+  options: ModelOptions = {},
+  signal?: AbortSignal,
+): Promise<Model> {
+  const network = new PatternModel(modelPreset(preset))
+  const model = new Model(network, matrixDtype, options)
+  try {
+    if (model.device === "cpu") checkMemory(preset, network, matrixDtype)
+    const random = new Random(1)
+    const noise = Float32Array.from({ length: noiseElements }, () => noiseDeviation * random.normal())
+    const halves = f32ToBf16(noise)
+    for (const [name, parameter] of allParameters(network)) {
+      expect(!signal?.aborted, "ABORTED", () => `preset ${preset}: aborted while its weights were made`)
+      if (elements(parameter) <= noiseElements && !parameter.matrix) {
+        const floats = parameter.init(parameter.shape, random)
+        await model.store.upload("weight", { name, dtype: "f32", shape: parameter.shape }, floats)
+      } else await fill(model, name, parameter, parameter.matrix && matrixDtype === "bf16" ? halves : noise)
+    }
+  } catch (error) {
+    await model.dispose()
+    throw error
+  }
+  return model
+}
+
+function checkMemory(preset: string, network: PatternModel, matrixDtype: "f32" | "bf16"): void {
+  const sizes = [...allParameters(network).values()].map((one) => {
+    return elements(one) * (one.matrix && matrixDtype === "bf16" ? 2 : 4)
+  })
+  const [needed, free] = [sizes.reduce((sum, size) => sum + size, 0), process.availableMemory()]
+  expect(needed <= free, "OUT_OF_MEMORY", () => {
+    return `preset ${preset}: ${needed} bytes of memory are expected for its weights in ${matrixDtype}, got ${free}; choose a smaller one`
+  })
+}
+
+const elements = ({ shape }: Parameter) => shape.reduce((product, size) => product * size, 1)
+
+async function fill(
+  model: Model,
+  name: string,
+  parameter: Parameter,
+  noise: Float32Array | Uint16Array,
+): Promise<void> {
+  const dtype = noise instanceof Uint16Array ? "bf16" : "f32"
+  const slot = { name, dtype, shape: parameter.shape } as const
+  const count = elements(parameter)
+  for (let at = 0; at < count; at += noise.length) {
+    const piece = noise.subarray(0, Math.min(noise.length, count - at))
+    await model.store.upload("weight", slot, piece, at * noise.BYTES_PER_ELEMENT)
+  }
+}

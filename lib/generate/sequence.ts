@@ -1,0 +1,310 @@
+/**
+ * A sequence of tokens as a model goes on with it: run by run, back to where it was, to the host and back to the device.
+ *
+ * States live in slots: each run reads the current one and writes the spare one, which is adopted only when the run is complete. The last
+ * token is kept `pending`: it is run together with what follows, since only then are its logits needed. Where sequences begin with a row
+ * of no token, that row is pending from the start, and such a model can begin a text by itself.
+ */
+import { expect } from "../errors.ts"
+import { startRows } from "../models/language-model.ts"
+import { startId } from "../models/patches.ts"
+import type { Executable, HostArray } from "../native.ts"
+import type { HostState, Seat } from "./kept.ts"
+import { layoutInputs } from "./layout.ts"
+import type { Model } from "./model.ts"
+import type { Holder } from "./places.ts"
+import { rowCounts, rowsFor } from "./programs.ts"
+import { RingCopy, wrapsAfter } from "./ring-copy.ts"
+import { type Sampling, sampling, samplingInputs } from "./sampling.ts"
+import { scoreRows, scoreRowsFor } from "./score.ts"
+import { SessionSlots, type SlotTurn } from "./session-slots.ts"
+import type { Content } from "./snapshot.ts"
+import { type RankedToken, topTokens } from "./top-tokens.ts"
+
+/** A token with its log-probability under the model, before penalties and temperature. */
+export interface Token extends RankedToken {
+  /** With topLogprobs, the most probable ones in its place, the first the most probable. */
+  readonly top?: readonly RankedToken[]
+}
+
+/** How a token is chosen, and what is told beside it. */
+export interface Choice extends Sampling {
+  readonly topLogprobs?: number
+}
+
+/** Greedy and without history: what prompts are run with, their sample being thrown away. */
+const unused: Choice = sampling({ temperature: 0, seed: 0 })
+
+/** A state that was kept: how many rows it has seen (none: nothing was kept), and the last of their ids. */
+export interface Mark {
+  readonly length: number
+  readonly before: readonly number[]
+  /** What attention keeps of those tokens, where the model has rings. */
+  readonly ring?: RingCopy
+}
+
+const unmarked: Mark = { length: 0, before: [] }
+
+/** What a sequence is before anything is known of it. */
+const nothing: Content = { rows: 0, before: [], pending: [] }
+
+export class Sequence implements Holder {
+  readonly #model: Model
+  /** Rows that have been run. */
+  #rows: number
+  /** The last ids that have been run: as many as a patch has, where the model reads patches. */
+  #before: readonly number[]
+  /** Ids that have not. */
+  #pending: readonly number[]
+  #mark: Mark = unmarked
+  #seat: { readonly slots: SessionSlots; readonly ring: number } | undefined
+  /** The state while it is not on the device; a promise while it is copied from another sequence. */
+  #host: HostState | Promise<HostState> | undefined
+  #copy: Promise<HostState> | undefined
+  #released = false
+  /** Why the state could not be taken back to what is held. */
+  #torn: Error | undefined
+
+  constructor(model: Model, content?: Omit<Content, "state">, state?: HostState | Promise<HostState>) {
+    const { rows, before, pending } = content ?? nothing
+    this.#model = model
+    this.#rows = rows
+    this.#before = before
+    this.#pending = content === undefined && startRows(model.network) > 0 ? [startId] : pending
+    this.#host = state
+    if (state instanceof Promise) this.#arrive(state)
+    model.open.add(this)
+  }
+
+  /** What copying throws comes out of every use: the promise stays. */
+  #arrive(state: Promise<HostState>): void {
+    const arrived = (copied: HostState) => {
+      if (this.#host === state) this.#host = copied
+    }
+    state.then(arrived, () => {})
+  }
+
+  /** Tokens that it holds. */
+  get length(): number {
+    return this.#rows + this.#pending.length - startRows(this.#model.network)
+  }
+
+  get pending(): readonly number[] {
+    return this.#pending
+  }
+
+  /** Its state while that is in host memory. */
+  get host(): HostState | undefined {
+    return this.#host instanceof Promise ? undefined : this.#host
+  }
+
+  /**
+   * Takes a place on the device for the use that follows, and brings the state there where it is not.
+   * @throws SLOTS_EXHAUSTED when all places are in use; what tore the state, if anything did
+   */
+  async enter(): Promise<void> {
+    if (this.#torn) throw this.#torn
+    const { places, store, kept } = this.#model
+    const { slots: all, ring } = await places.enter(this)
+    if (this.#seat) return
+    try {
+      const slots = new SessionSlots(all)
+      const host = await this.#host
+      if (host) await kept.upload(store, { ...slots.current, ring }, host)
+      this.#seat = { slots, ring }
+      this.#host = undefined
+    } catch (error) {
+      places.release(this)
+      throw error
+    }
+  }
+
+  /** The use has ended. What was kept to go back to may be as large as the window: an idle sequence holds none of it. */
+  leave(): void {
+    this.#mark = unmarked
+    this.#model.places.leave(this)
+  }
+
+  release(): void {
+    this.#released = true
+    this.#model.places.release(this)
+    this.#host = undefined
+  }
+
+  async spill(): Promise<void> {
+    const state = this.#rows > 0 && !this.#torn ? await this.#copied() : undefined
+    if (state && !this.#released) this.#host = state // else nobody goes on with it
+    this.#seat = undefined
+  }
+
+  /** What it is at this moment; its place stays as it is until the state is copied. */
+  frozen(): { content: Omit<Content, "state">; state: HostState | Promise<HostState> | undefined } {
+    if (this.#torn) throw this.#torn
+    const content = { rows: this.#rows, before: this.#before, pending: this.#pending }
+    if (this.#rows === 0) return { content, state: undefined }
+    return { content, state: this.#host ?? this.#model.places.copying(this, this.#copied()) }
+  }
+
+  #copied(): Promise<HostState> {
+    const { kept, store } = this.#model
+    const { slots, ring } = this.#seat!
+    const seat: Seat = { ...slots.current, ring }
+    this.#copy ??= kept.download(store, seat, this.#rows).finally(() => {
+      this.#copy = undefined
+    })
+    return this.#copy
+  }
+
+  /** Tokens that are to be run with what follows. */
+  add(ids: readonly number[]): void {
+    this.#pending = [...this.#pending, ...ids]
+  }
+
+  /** Refuses more tokens than the model has positions for. */
+  checkRoom(count: number): void {
+    const { contextMax = Number.POSITIVE_INFINITY } = this.#model.network
+    expect(
+      this.length + count <= contextMax,
+      "BAD_INPUT",
+      () =>
+        `session: it holds at most contextMax = ${contextMax} tokens, got ${this.length} and ${count} more; open another, or load the model with a larger contextMax`,
+    )
+  }
+
+  /** Runs what is pending up to its last token, which is left to be run with what follows. */
+  async settle(signal?: AbortSignal): Promise<void> {
+    while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
+  }
+
+  /** Runs all that is pending and returns the token that was chosen to follow; `sampled` where what is pending was chosen before. */
+  async next(choice: Choice, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
+    while (this.#reach(this.#pending.length) < this.#pending.length) {
+      await this.#feed(this.#pending.length - 1, unused, signal, false)
+    }
+    const token = await this.#feed(this.#pending.length, choice, signal, sampled)
+    this.#pending = [token.id]
+    return token
+  }
+
+  /**
+   * Nats of each of `ids` given what is held and those before, NaN for a first one that nobody predicts. What is held stays as it is,
+   * whatever happens.
+   */
+  async losses(
+    ids: readonly number[],
+    { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: ((done: number) => void) | undefined },
+  ): Promise<Float32Array> {
+    const held = this.#pending
+    const mark = await this.keep()
+    const losses = new Float32Array(ids.length).fill(Number.NaN)
+    this.#pending = [...held, ...ids]
+    try {
+      while (this.#pending.length > 1) {
+        const count = this.#reach(this.#pending.length - 1, scoreRows)
+        const done = ids.length + 1 - this.#pending.length // of the first row, whose successor is ids[done]
+        const executable = await this.#model.scorer(scoreRowsFor(count), this.#rows)
+        const targets = new Int32Array(executable.program.inputs.find(({ name }) => name === "targets")!.shape[0]!)
+        for (let i = 0; i < targets.length; i++) targets[i] = i < count && done + i >= 0 ? ids[done + i]! : -100
+        const outputs = await this.#run(executable, count, this.#turn(), { targets }, signal)
+        const found = (outputs.losses as Float32Array).subarray(Math.max(0, -done), count)
+        losses.set(found, Math.max(0, done))
+        onProgress?.(done + count)
+      }
+    } finally {
+      await this.rewind(mark, held)
+    }
+    return losses
+  }
+
+  /** How many of the first `count` pending rows one run takes. */
+  #reach(count: number, most: number = rowCounts.at(-1)!): number {
+    return this.#model.network.patches?.cut(this.#rows, count, most) ?? Math.min(count, most)
+  }
+
+  /** Runs the first `count` pending rows, or as many as one run takes; returns the token sampled after the last of them. */
+  async #feed(count: number, choice: Choice, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
+    const { network } = this.#model
+    const [position, used] = [this.#rows, this.#reach(count)]
+    const wanted = used === this.#pending.length
+    const next = sampled && used === 1
+    const top = wanted ? (choice.topLogprobs ?? 0) : 0
+    const executable = await this.#model.step(next ? "next" : "prompt", rowsFor(used), position, top > 0)
+    const turn = this.#turn()
+    // A run of the start alone records nothing.
+    const history = next ? turn.from : position + used > startRows(network) ? turn.to : 0
+    const inputs = {
+      picks: Int32Array.of(wanted ? used - 1 : -1),
+      ...samplingInputs(choice, position + used, history, wanted ? turn.to : 0),
+    }
+    const check = ({ ids }: Record<string, HostArray>) =>
+      expect(
+        !wanted || ids![0]! >= 0,
+        "NOT_FINITE",
+        () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights",
+      )
+    const outputs = await this.#run(executable, used, turn, inputs, signal, check)
+    const token = { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
+    return top > 0 ? { ...token, top: topTokens(outputs.logits as Float32Array, token, top) } : token
+  }
+
+  #turn(): SlotTurn {
+    return this.#seat!.slots.turn(this.#rows === 0)
+  }
+
+  /** Runs the first `used` pending rows, and adopts the state after them once `check` has passed. */
+  async #run(
+    executable: Executable,
+    used: number,
+    turn: SlotTurn,
+    inputs: Record<string, HostArray>,
+    signal: AbortSignal | undefined,
+    check?: (outputs: Record<string, HostArray>) => void,
+  ): Promise<Record<string, HostArray>> {
+    const { network } = this.#model
+    const { slots, ring } = this.#seat!
+    const { program } = executable
+    const [position, ids, before] = [this.#rows, this.#pending.slice(0, used), this.#before]
+    await this.#mark.ring?.keepFrom(program, position + used)
+    const piece = { begin: 0, end: used, position, ...turn, ring, ids, before }
+    const outputs = await executable.run({ ...layoutInputs(program, network, [piece]), ...inputs }, { signal })
+    check?.(outputs)
+    slots.adopt(network.patches?.begins(position) ?? true)
+    this.#rows += used
+    if (network.patches) this.#before = [...before, ...ids].slice(-network.patches.size)
+    this.#pending = this.#pending.slice(used)
+    return outputs
+  }
+
+  /** Copies the current state, so that it can be returned to after any number of runs. */
+  async keep(): Promise<Mark> {
+    const { store, network } = this.#model
+    const { slots, ring } = this.#seat!
+    const length = this.#rows
+    if (length > 0) await slots.keep(store)
+    const overwrites = network.overwrites?.bind(network)
+    const rings = overwrites
+      ? (slot: { name: string }, end: number) => overwrites(slot.name, length, end)
+      : wrapsAfter(length, scoreRows)
+    const copy = network.hasRings && length > 0 ? new RingCopy(store, ring, rings) : undefined
+    this.#mark = { length, before: this.#before, ...(copy && { ring: copy }) }
+    return this.#mark
+  }
+
+  /**
+   * Goes back to a mark, then forward again over the tokens since then that are to be held. A state that cannot be brought back is torn:
+   * every later use throws what this throws.
+   */
+  async rewind(mark: Mark, tokens: readonly number[]): Promise<void> {
+    this.#rows = mark.length
+    this.#before = mark.before
+    this.#pending = [...tokens]
+    try {
+      await this.#seat!.slots.restore(this.#model.store, mark.length > 0)
+      await mark.ring?.restore()
+    } catch (error) {
+      this.#torn = error as Error
+      throw error
+    }
+    await this.settle()
+  }
+}
