@@ -6,7 +6,8 @@ import { mkdir } from "node:fs/promises"
 import { join } from "node:path"
 import { checkOptions, expect, SelscanError } from "../errors.ts"
 import { layoutInputs } from "../generate/layout.ts"
-import { bitsPerByte, type Place, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
+import type { Place } from "../generate/places.ts"
+import { bitsPerByte, scoreProgram, scoreRows, tokenLosses } from "../generate/score.ts"
 import type { Slot } from "../graph/program.ts"
 import { allParameters } from "../layers/layer.ts"
 import { initialWeights, type LanguageModel } from "../models/language-model.ts"
@@ -53,7 +54,8 @@ export interface TrainControl {
  * @throws BAD_OPTION for options; NO_DEVICE; BAD_OPTION when `out` holds a run and `resume` is not set; BAD_CHECKPOINT when the text
  * of a resumed run is another than it was; NOT_FINITE when the loss is no longer a number (the last checkpoint stays)
  * @example
- * for await (const event of train({ files: ["book.txt"], out: "runs/book", steps: 100 })) console.log(event)
+ * const model = { dim: 64, layers: 2 }
+ * for await (const event of train({ files: ["book.txt"], out: "runs/book", model, steps: 50, batch: 4 })) console.log(event)
  */
 export async function* train(options: TrainOptions, control: TrainControl = {}): AsyncGenerator<TrainEvent> {
   checkOptions("train", control, ["signal", "resume"])
@@ -109,10 +111,11 @@ class Run {
     store: Store
     text: Split
     metrics: Metrics
+    streams: Streams
     programs: Programs
     progress: Progress
   }) {
-    const { out, recipe, store, text, metrics, programs, progress } = fields
+    const { out, recipe, store, text, metrics, streams, programs, progress } = fields
     this.#out = out
     this.#recipe = recipe
     this.#store = store
@@ -120,10 +123,7 @@ class Run {
     this.#metrics = metrics
     this.#programs = programs
     this.#progress = progress
-    const { batch, accumulation, length, seed, reset } = recipe
-    const { contextMax, patches } = programs.model
-    const limits = { ...(contextMax !== undefined && { contextMax }), before: patches?.size ?? 0 }
-    this.#streams = new Streams(text.train, { streams: batch * accumulation, length, seed, reset, ...limits })
+    this.#streams = streams
   }
 
   static async open(
@@ -133,6 +133,7 @@ class Run {
     progress: Progress,
   ): Promise<Run> {
     const model = "pattern" in recipe.config ? new PatternModel(recipe.config) : new MegaByte(recipe.config)
+    const streams = streamsOf(text.train, recipe, model) // before anything is compiled: it holds text and length to be enough
     const store = new Store(device)
     try {
       const programs = await Programs.compile(store, model, recipe)
@@ -143,7 +144,7 @@ class Run {
         }
       } else await restoreRun(out, store, programs.slots)
       const metrics = await Metrics.open(join(out, "metrics.jsonl"), progress.step)
-      return new Run({ out, recipe, store, text, metrics, programs, progress })
+      return new Run({ out, recipe, store, text, metrics, streams, programs, progress })
     } catch (error) {
       await store.dispose()
       throw error
@@ -272,6 +273,12 @@ class Run {
     await this.#metrics.plot(join(this.#out, "loss.svg"))
     return { type: "saved", step, path: checkpointPath(this.#out) }
   }
+}
+
+function streamsOf(text: Uint8Array, recipe: TrainRecipe, { contextMax, patches }: LanguageModel): Streams {
+  const { batch, accumulation, length, seed, reset } = recipe
+  const limits = { ...(contextMax !== undefined && { contextMax }), before: patches?.size ?? 0 }
+  return new Streams(text, { streams: batch * accumulation, length, seed, reset, ...limits })
 }
 
 const updateInputs = (rate: number, step: number) => ({ rate: Float32Array.of(rate), step: Float32Array.of(step + 1) })

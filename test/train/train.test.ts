@@ -79,7 +79,7 @@ test("a run that is interrupted and resumed ends with the bits of one that was n
   const parts = optionsOf({ saveEvery: 100 })
   const first = await interrupted(parts, 5)
   t.is(first.at(-1)?.type, "saved")
-  const second = await events({ files: [], out: parts.out }, { resume: true })
+  const second = await events({ files: [], out: parts.out, device }, { resume: true })
   t.deepEqual([...losses(first), ...losses(second)], all)
   t.deepEqual(await contents(parts.out), await contents(whole.out))
 })
@@ -128,7 +128,7 @@ test("a killed run goes on from its last checkpoint, bit for bit, and its metric
   })
   const [, signal] = await once(child, "exit")
   t.is(signal, "SIGKILL", "the run was still under way")
-  await events({ files: [], out: killed.out }, { resume: true })
+  await events({ files: [], out: killed.out, device }, { resume: true })
   t.deepEqual(await contents(killed.out), await contents(whole.out))
   const lines = (await readFile(join(killed.out, "metrics.jsonl"), "utf8"))
     .trim()
@@ -176,6 +176,11 @@ test("options that mean nothing are refused in one sentence", async (t) => {
     [{ files: [] }, "BAD_OPTION", /at least one text file/],
     [{ files: [join(folder, "absent")] }, "NOT_FOUND", /no such file/],
     [{ files: [folder] }, "NOT_FOUND", /it is a folder/],
+    [
+      { model: { dim: 16, layers: 1, pattern: ["full"], contextMax: 16 } },
+      "BAD_OPTION",
+      /length is at most the model's contextMax, 16, got 32/,
+    ],
     [{ length: 100_000 }, "BAD_INPUT", /longer than one sequence/],
     [{ out: join(text, "inside-a-file") }, "DISK", /could not be made/],
   ]
@@ -205,18 +210,18 @@ test("a run does not go on with another text", async (t) => {
   const options = optionsOf({ files: [changing], steps: 2 })
   await events(options)
   await writeFile(changing, "another. ".repeat(100))
-  const error = await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), {
+  const error = await t.throwsAsync(() => events({ files: [], out: options.out, device }, { resume: true }), {
     message: /has changed/,
   })
   t.like(error, { code: "BAD_CHECKPOINT" })
 })
 
 test("resuming where there is no run says so", async (t) => {
-  t.like(await t.throwsAsync(() => events({ files: [], out: join(folder, "nothing") }, { resume: true })), {
+  t.like(await t.throwsAsync(() => events({ files: [], out: join(folder, "nothing"), device }, { resume: true })), {
     code: "NOT_FOUND",
   })
   await writeFile(join(folder, "checkpoint.safetensors"), "garbage")
-  t.like(await t.throwsAsync(() => events({ files: [], out: folder }, { resume: true })), { code: "BAD_FILE" })
+  t.like(await t.throwsAsync(() => events({ files: [], out: folder, device }, { resume: true })), { code: "BAD_FILE" })
 })
 
 test("an abort while the model is judged saves the run, and resuming judges it", async (t) => {
@@ -225,7 +230,7 @@ test("an abort while the model is judged saves the run, and resuming judges it",
   const parts = optionsOf({ validateEvery: 5 })
   const first = await interrupted(parts, 5)
   t.is(first.at(-1)?.type, "saved")
-  await events({ files: [], out: parts.out }, { resume: true })
+  await events({ files: [], out: parts.out, device }, { resume: true })
   t.deepEqual(await contents(parts.out), await contents(whole.out))
   const judged = async (out: string) =>
     (await readFile(join(out, "metrics.jsonl"), "utf8")).split("\n").filter((line) => line.includes("validation"))
@@ -253,7 +258,10 @@ test("a checkpoint whose recipe is none is refused in one sentence", async (t) =
   const end = 8 + Number(bytes.readBigUInt64LE(0))
   const header = bytes.toString("utf8", 8, end).replace('\\"steps\\":1,', '\\"steps\\":0,')
   await writeFile(path, Buffer.concat([bytes.subarray(0, 8), Buffer.from(header), bytes.subarray(end)]))
-  t.like(await t.throwsAsync(() => events({ files: [], out: options.out }, { resume: true }), { message: /steps/ }), {
-    code: "BAD_CHECKPOINT",
-  })
+  t.like(
+    await t.throwsAsync(() => events({ files: [], out: options.out, device }, { resume: true }), { message: /steps/ }),
+    {
+      code: "BAD_CHECKPOINT",
+    },
+  )
 })
