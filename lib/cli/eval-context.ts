@@ -4,8 +4,8 @@
 import { basename } from "node:path"
 import { writeFileAtomically } from "../checkpoint/atomic.ts"
 import { expect } from "../errors.ts"
-import { load } from "../generate/load.ts"
 import { linePlot } from "../plot.ts"
+import { openModel } from "./common.ts"
 import type { EvalFlags } from "./eval.ts"
 
 interface Judged {
@@ -18,7 +18,7 @@ interface Judged {
  * whole text is the last one that says anything.
  */
 export async function judgeContexts(bytes: Uint8Array, flags: EvalFlags, signal: AbortSignal): Promise<void> {
-  const { from = 512, to = 16384, out, json, precision, device } = flags
+  const { model: names = ["demo"], from = 512, to = 16384, out, json } = flags
   for (const [name, value] of Object.entries({ from, to })) {
     const whole = Number.isSafeInteger(value) && value >= 1
     expect(whole, "BAD_OPTION", () => `eval: --${name} is a whole number of at least 1, got ${value}`)
@@ -29,15 +29,14 @@ export async function judgeContexts(bytes: Uint8Array, flags: EvalFlags, signal:
     "BAD_OPTION",
     () => "eval: --context is for the measure bpb; give --from and --to",
   )
-  expect(out === undefined || typeof out === "string", "BAD_OPTION", () => "eval: --out is one path of an SVG")
   const contexts: number[] = []
   for (let context = from; context <= to; context *= 2) {
     contexts.push(context)
     if (context >= bytes.length) break
   }
   const judged: Judged[] = []
-  for (const name of [flags.model].flat()) {
-    await using model = await load(name, { precision, device })
+  for (const name of names) {
+    await using model = await openModel(name, flags, signal)
     const one: Judged = { model: name, points: [] }
     judged.push(one)
     const { contextMax = Number.POSITIVE_INFINITY } = model.network
@@ -53,7 +52,7 @@ export async function judgeContexts(bytes: Uint8Array, flags: EvalFlags, signal:
       if (!json) console.log(`${name}, context ${context}: ${bitsPerByte.toFixed(4)} bits per byte`)
     }
   }
-  if (json) console.log(JSON.stringify(judged))
+  if (json) console.log(JSON.stringify({ models: judged }))
   if (out !== undefined) await writeFileAtomically(out, plot(judged, basename(String(flags.file))))
 }
 

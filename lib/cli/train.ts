@@ -50,16 +50,16 @@ const dashed = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.t
 export function trainCommand(cli: CAC): void {
   const command = cli
     .command("train", "Train a byte-level Mamba, SAMBA or Llama from scratch on text files")
-    .option("--file <path>", "Text to train on; may be given several times")
+    .option("--file <...file>", "Text to train on; may be given several times")
     .option("--out <folder>", "Folder for checkpoint, model, metrics and plot")
     .option("--resume <folder>", "Go on from a run's last checkpoint, with its recipe")
-    .option("--preset <name>", "mambabyte-353m, mambabyte-972m, mambabyte-1.6b or samba-byte instead of sizes")
+    .option("--preset <preset>", "mambabyte-353m, mambabyte-972m, mambabyte-1.6b or samba-byte instead of sizes")
   for (const [name, help] of Object.entries({ ...sizes, ...numbers }))
-    command.option(`--${dashed(name)} <${name === "pattern" ? "a,b" : "n"}>`, help)
+    command.option(`--${dashed(name)} <${name === "pattern" ? "pattern" : "n"}>`, help)
   command
-    .option("--precision <p>", "f32, or bf16 products (f32)")
+    .option("--precision <precision>", "f32, or bf16 products (f32)")
     .option("--recompute", "Recompute blocks in the backward pass: less memory, more time")
-    .option("--device <d>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
+    .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads (0: all usable cores)")
     .option("--json", "Print one object per line for every event")
     .example("selscan train --file book.txt --out runs/book --steps 500")

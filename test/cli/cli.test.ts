@@ -1,43 +1,15 @@
-import { type SpawnOptions, spawn } from "node:child_process"
-import { once } from "node:events"
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
 import test from "ava"
 import { devices } from "../../lib/native.ts"
+import { selscan } from "./run.ts"
 
-const entry = fileURLToPath(new URL("./entry.ts", import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), "selscan-cli-"))
 test.after.always(() => rm(folder, { recursive: true, force: true }))
 const text = join(folder, "text.txt")
 writeFileSync(text, "pease porridge hot, pease porridge cold. ".repeat(100))
-
-interface Outcome {
-  readonly code: number | null
-  readonly out: string
-  readonly err: string
-}
-
-async function selscan(
-  args: readonly string[],
-  options: SpawnOptions & { input?: string; whenRunning?: (pid: number) => void } = {},
-): Promise<Outcome> {
-  const { input, whenRunning, ...rest } = options
-  const child = spawn(process.execPath, ["--import=tsx", entry, ...args], { ...rest, stdio: ["pipe", "pipe", "pipe"] })
-  let [out, err] = ["", ""]
-  child.stdout!.on("data", (data: Buffer) => {
-    out += data.toString()
-    whenRunning?.(child.pid!)
-  })
-  child.stderr!.on("data", (data: Buffer) => {
-    err += data.toString()
-  })
-  child.stdin!.end(input ?? "")
-  const [code] = (await once(child, "close")) as [number | null]
-  return { code, out, err }
-}
 
 const tiny = [
   "--file",
@@ -148,7 +120,7 @@ test("eval context judges every model at contexts up to the text's length, or it
     plot,
   ])
   t.is(code, 0, err)
-  const judged: { model: string; points: { context: number; bitsPerByte: number }[] }[] = JSON.parse(out)
+  const judged: { model: string; points: { context: number; bitsPerByte: number }[] }[] = JSON.parse(out).models
   const contexts = judged.map(({ points }) => points.map(({ context }) => context))
   t.deepEqual(contexts, [
     [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
@@ -205,7 +177,7 @@ test("text stays text, even when it looks like a number", async (t) => {
   const { code, err } = await selscan([...args, "x", "--stop", ""])
   t.is(code, 2)
   t.regex(err, /at least one character/)
-  t.regex((await selscan([...args, "x", "--model", "007"])).err, /007/)
+  t.regex((await selscan(["generate", "x", "--model", "007"])).err, /007/)
 })
 
 test("generation ends before a stop that is a line break", async (t) => {
@@ -250,13 +222,4 @@ test("an instruction set that is none is refused", async (t) => {
   const { code, err } = await selscan(["generate", "x", "--model", model], { env })
   t.is(code, 2, err)
   t.regex(err, /SELSCAN_ISA: .* got avx-2/)
-})
-
-test("every command has --help", async (t) => {
-  for (const command of ["generate", "train", "eval"]) {
-    const { code, out } = await selscan([command, "--help"])
-    t.is(code, 0)
-    t.regex(out, /Options:/)
-  }
-  t.regex((await selscan(["--version"])).out, /selscan\/\d/)
 })

@@ -1,0 +1,90 @@
+import { mkdirSync } from "node:fs"
+import { join } from "node:path"
+import test from "ava"
+import { Model } from "../../lib/generate/model.ts"
+import { allParameters } from "../../lib/layers/layer.ts"
+import { modelConfig } from "../../lib/models/config.ts"
+import { initialWeights } from "../../lib/models/language-model.ts"
+import { PatternModel } from "../../lib/models/pattern-model.ts"
+import { temporaryFolder } from "../checkpoint/helpers.ts"
+import { selscan } from "./run.ts"
+
+const folder = temporaryFolder()
+const small = ["--prefill", "8", "--decode", "4", "--repeats", "3"]
+
+interface Spread {
+  readonly median: number
+  readonly min: number
+  readonly max: number
+}
+
+test("bench prints rates of the prompt and of decoding, bytes, and the memory's share, of a folder without a tokenizer", async (t) => {
+  const network = new PatternModel(modelConfig({ dim: 16, state: 4, layers: 2, vocab: 300 }))
+  const path = join(folder, "ids")
+  {
+    await using model = new Model(network, "f32", { device: "cpu" })
+    const weights = initialWeights(network, 5)
+    for (const [name, { shape }] of allParameters(network)) {
+      await model.store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+    }
+    await model.save(path)
+  }
+  const args = ["--model", path, "--threads", "1", "--device", "cpu", "--batch", "2"]
+  const { code, out, err } = await selscan(["bench", ...small, ...args, "--json"])
+  t.is(code, 0, err)
+  const result = JSON.parse(out)
+  for (const { median, min, max } of [result.prefill, result.decode] as Spread[])
+    t.true(0 < min && min <= median && median <= max)
+  t.like(result, {
+    ...{ model: path, device: "cpu", threads: 1, weights: "f32", precision: "f32" },
+    sizes: { prefill: 8, decode: 4, batch: 2, repeats: 3 },
+  })
+  const { bytes, decode, readBandwidth, share } = result
+  t.true(bytes.weights > 0 && bytes.state > 0)
+  t.is(share, (bytes.perToken * decode.median) / readBandwidth)
+  // A gigabyte a second or a terabyte: what is slower is no memory, and what is faster was not read.
+  t.true(readBandwidth > 1e8 && readBandwidth < 2e12, `${readBandwidth} bytes per second`)
+})
+
+test("bench of a published size has random weights, unless a folder has its name", async (t) => {
+  const args = ["bench", ...small, "--model", "samba-byte", "--device", "cpu"]
+  const { code, out, err } = await selscan(args)
+  t.is(code, 0, err)
+  t.regex(out, /^samba-byte: bf16 weights, bf16 products, cpu, \d+ threads\n/)
+  t.regex(out, /^prefill 8 +[\d.]+ tokens\/s {3}\([\d.]+ – [\d.]+\)$/m)
+  t.regex(out, /^decode 4 +[\d.]+ tokens\/s/m)
+  t.regex(out, /^weights [\d.]+ MB, state of a sequence [\d.]+ MB, read per token [\d.]+ MB$/m)
+  t.regex(out, /^decoding reads [\d.]+% of the [\d.]+ GB\/s read in this run\n$/m)
+  mkdirSync(join(folder, "samba-byte"))
+  const here = await selscan([...args, "--precision", "f32", "--json"], { cwd: folder })
+  t.is(JSON.parse(here.out).weights, "f32", "an empty folder is no model")
+})
+
+test("sizes that are none, and more than a model has positions for, are refused in one line", async (t) => {
+  const cases: [string[], number, RegExp][] = [
+    [["--batch", "0"], 2, /--batch is a whole number from 1 to 4096, got 0/],
+    [["--batch", "5000"], 2, /got 5000/],
+    [["--prefill", "0"], 2, /prefill is a whole number of at least 1, got 0/],
+    [["--decode", "x"], 2, /decode is a whole number of at least 1, got x/],
+    [["--repeats", "1.5"], 2, /repeats is a whole number of at least 1, got 1.5/],
+    [["--model", "mamba-131m"], 1, /mamba-131m/],
+    [["--precision", "f16"], 2, /precision is f32 or bf16, got f16/],
+  ]
+  for (const [args, code, message] of cases) {
+    const outcome = await selscan(["bench", ...args])
+    t.is(outcome.code, code, args.join(" "))
+    t.regex(outcome.err, message)
+    t.is(outcome.err.trim().split("\n").length, 1, outcome.err)
+  }
+})
+
+test("an interrupted bench ends with exit code 130 and one line", async (t) => {
+  // It writes nothing before its end: the signal comes soon after the command listens for it.
+  const soon =
+    "process.on('newListener',(name)=>name==='SIGINT'&&setTimeout(()=>process.kill(process.pid,'SIGINT'),500))"
+  const env = { ...process.env, NODE_OPTIONS: `--import=data:text/javascript,${soon}` }
+  const { code, out, err } = await selscan(["bench", "--repeats", "100000", "--decode", "200"], { env })
+  t.is(code, 130, err)
+  t.is(out, "")
+  t.regex(err, /^selscan: .+\n$/)
+})
