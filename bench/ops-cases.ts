@@ -2,7 +2,6 @@
  * What `ops.bench.ts` measures: every case of test/ops marked `bench`, and sizes of real models that would be too slow to
  * hold against a reference.
  */
-import { readdirSync } from "node:fs"
 import { adamW } from "../lib/ops/adam-w.ts"
 import { causalConv } from "../lib/ops/causal-conv.ts"
 import { embedding } from "../lib/ops/embedding.ts"
@@ -11,20 +10,14 @@ import { linearCrossEntropy } from "../lib/ops/linear-cross-entropy.ts"
 import { rmsNorm } from "../lib/ops/norm.ts"
 import { sample } from "../lib/ops/sample.ts"
 import { selectiveScan } from "../lib/ops/selective-scan.ts"
+import { allSpecs } from "../test/ops/all-specs.ts"
 import { bf16, ints, normal, type OpCase, type OpSpec, segmentsOf, uniform, values } from "../test/ops/spec.ts"
 
 export type Subject = Pick<OpSpec, "op" | "differentiable"> & Pick<OpCase, "title" | "inputs" | "attrs">
 
 async function marked(): Promise<Subject[]> {
-  const folder = new URL("../test/ops/", import.meta.url)
-  const files = readdirSync(folder).filter((file) => /^[\w-]+\.ts$/.test(file))
-  const modules = await Promise.all(
-    files.map((file) => import(new URL(file, folder).href) as Promise<{ specs?: readonly OpSpec[] }>),
-  )
-  return modules.flatMap(({ specs = [] }) =>
-    specs.flatMap(({ op, differentiable, cases }) =>
-      cases.filter((one) => one.bench).map((one) => ({ op, differentiable, ...one })),
-    ),
+  return (await allSpecs()).flatMap(({ op, differentiable, cases }) =>
+    cases.filter((one) => one.bench).map((one) => ({ op, differentiable, ...one })),
   )
 }
 
