@@ -10,18 +10,23 @@ const root = resolve(import.meta.dirname, "..")
 
 /** Height of each room of lib/: imports go downward. What stands below native.ts loads without the addon. */
 const heights = {
+  "binaries.cjs": 0, // of native/: CommonJS, for bundlers
   "errors.ts": 0,
   "plot.ts": 0,
+  "trial.ts": 0,
+  "addon.ts": 1,
   graph: 1,
   ops: 2,
   layers: 3,
   models: 4,
   "native.ts": 5,
   checkpoint: 6,
-  generate: 7,
-  train: 8,
-  cli: 9,
-  "index.ts": 10,
+  hub: 7,
+  text: 7,
+  generate: 8,
+  train: 9,
+  cli: 10,
+  "index.ts": 11,
 }
 
 /** Lines per room. Raise one in the commit that needs it, and say there why. */
@@ -30,19 +35,21 @@ const budgets = {
   "lib/ops": 1700,
   "lib/layers": 1200,
   "lib/models": 1200,
-  "lib/checkpoint": 2900,
-  "lib/generate": 1400,
+  "lib/checkpoint": 5250, // pipes, devices and keys that collide are refused
+  "lib/generate": 3200,
+  "lib/hub": 1300,
+  "lib/text": 1200,
   "lib/train": 1100,
-  "lib/cli": 700,
-  lib: 800,
-  "native/core": 1700,
-  "native/cpu": 6600,
+  "lib/cli": 1700,
+  lib: 900,
+  "native/core": 1900,
+  "native/cpu": 6800,
   "native/ops": 900,
-  "native/cuda": 9200,
+  "native/cuda": 9300,
   "native/emulated": 2400,
   native: 1200,
-  test: 16800,
-  scripts: 2000,
+  test: 26000,
+  scripts: 3900,
   bench: 2800,
 }
 // import x from "./y", export * from "./y", import "./y", import("./y")

@@ -42,15 +42,19 @@ const copy = (from, folder, name) => {
   cpSync(from, join(folder, name), { recursive: true })
 }
 
+/** Tests that no device has a part in. */
+const elsewhere = /^test\/(cli|hub|package|text)\//
+
 /** The library, its tests with their data, benches, and what runs them. */
 function putSources(folder) {
   for (const room of ["lib", "test", "bench", "scripts/gpu"]) {
-    for (const file of walk(room)) {
+    for (const file of walk(room).filter((one) => !elsewhere.test(one))) {
       if (file.endsWith(".ts")) put(folder, file, withoutTypes(file))
-      else if (/\.(safetensors|json|cjs|py|txt)$/.test(file) || file === "scripts/gpu/hook.js")
+      else if (/\.(safetensors|bin|json|cjs|py|txt)$/.test(file) || file === "scripts/gpu/hook.js")
         copy(join(root, file), folder, file)
     }
   }
+  copy(join(root, "native", "binaries.cjs"), folder, "native/binaries.cjs")
   copy(join(root, "scripts", "gpu", "run.sh"), folder, "run.sh")
   chmodSync(join(folder, "run.sh"), 0o755)
 }
@@ -91,7 +95,13 @@ function putPackages(folder) {
   }
 }
 
-/** The addon where lib/native.ts looks for it, Node, and the ava settings by which it finds the tests. */
+/** Tests start processes of their own with --import=tsx: here that is the hook, types being taken out already. */
+function putHook(folder) {
+  put(folder, "node_modules/tsx/package.json", JSON.stringify({ name: "tsx", type: "module", exports: "./index.js" }))
+  put(folder, "node_modules/tsx/index.js", 'import "../../scripts/gpu/hook.js"\n')
+}
+
+/** The addon where lib/addon.ts looks for it, Node, and the ava settings by which it finds the tests. */
 function putRuntime(folder, { addon, replay }) {
   copy(addon, folder, "build/Release/selscan.node")
   copy(replay, folder, "selscan-replay")
@@ -106,6 +116,7 @@ function putRuntime(folder, { addon, replay }) {
 export function fill(folder, { native, replays, golden, commit }) {
   putSources(folder)
   putPackages(folder)
+  putHook(folder)
   putRuntime(folder, native)
   copy(join(root, "models", "demo"), folder, "models/demo")
   copy(replays, folder, "replay")

@@ -2,7 +2,6 @@
  * Replay files of single ops: cases of test/ops/*.ts, what their f64 references give, and the gradients that the cpu gives.
  * For runs under ThreadSanitizer and compute-sanitizer, so small ones.
  */
-import { readdirSync } from "node:fs"
 import { f32ToBf16 } from "../../lib/checkpoint/halves.ts"
 import { gradients } from "../../lib/graph/gradient.ts"
 import { type Program, type Slot, trace } from "../../lib/graph/program.ts"
@@ -10,6 +9,7 @@ import { type ReplayExpected, replayFile } from "../../lib/graph/replay.ts"
 import type { Value } from "../../lib/graph/value.ts"
 import type { HostArray, StoredKind } from "../../lib/native.ts"
 import { arithmetic } from "../../lib/ops/cast.ts"
+import { allSpecs } from "../../test/ops/all-specs.ts"
 import { bf16Variants } from "../../test/ops/bf16-variants.ts"
 import { declare, type Results, run } from "../../test/ops/harness.ts"
 import { bf16, normal, type OpCase, type OpSpec, type Tensor64 } from "../../test/ops/spec.ts"
@@ -25,15 +25,6 @@ export interface OpReplay {
   readonly name: string
   readonly nodes: number
   readonly bytes: Uint8Array
-}
-
-async function specs(): Promise<OpSpec[]> {
-  const folder = new URL("../../test/ops/", import.meta.url)
-  const files = readdirSync(folder).filter((file) => /^[\w-]+\.ts$/.test(file))
-  const modules = await Promise.all(
-    files.map((file) => import(new URL(file, folder).href) as Promise<{ specs?: readonly OpSpec[] }>),
-  )
-  return modules.flatMap(({ specs = [] }) => specs)
 }
 
 const elementsOf = ({ inputs }: OpCase) =>
@@ -144,7 +135,7 @@ async function recorded(spec: OpSpec, opCase: OpCase, name: string): Promise<OpR
  */
 export async function* opReplays(): AsyncGenerator<OpReplay> {
   const counts = new Map<string, number>() // an op may have several specs
-  for (const spec of await specs()) {
+  for (const spec of await allSpecs()) {
     for (const [i, opCase] of chosen(spec).entries()) {
       const op = spec.op.definition.name
       const number = counts.get(op) ?? 0
