@@ -93,7 +93,7 @@ const program = trace("block", (t) => {
 expectType<Program>(program)
 const weight = {} as Value
 expectType<Value>(ops.rmsNorm({ x: weight, weight }, { eps: 1e-6 }).y)
-expectError(ops.rmsNorm({ x: weight }))
+expectError(ops.linear({ x: weight }))
 expectError(ops.rmsNorm({ x: weight, weights: weight }))
 expectError(ops.rmsNorm({ x: weight, weight }, { eps: "small" }))
 expectError(ops.rmsNorm({ x: weight, weight }).z)

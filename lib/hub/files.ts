@@ -1,5 +1,4 @@
 /** Which files of a repository a model needs: its config, its text files, and its weights in the one form that the loader takes. */
-import type { ListFileEntry } from "@huggingface/hub"
 import { configFiles } from "../checkpoint/families.ts"
 import { expect, oneLine, SelscanError } from "../errors.ts"
 import { shownValue } from "./name.ts"
@@ -38,8 +37,17 @@ const weightsForms: readonly Weights[] = [
 /** An open set of names, so one must be a plain name: no separator, no drive, no dot in front. */
 const plainName = /^[\w-][\w.-]{0,200}$/
 
+/** An entry of a listing; not the library's type, which users' compilers would have to read. */
+interface Listed {
+  readonly type: string
+  readonly path: string
+  readonly size: number
+  readonly oid?: string
+  readonly lfs?: { readonly oid: string; readonly size: number }
+}
+
 /** Reads entries of a listing: files at the root. @throws SelscanError NETWORK for entries that no Hub sends */
-export function remoteFile(entry: ListFileEntry, where: string): RemoteFile | undefined {
+export function remoteFile(entry: Listed, where: string): RemoteFile | undefined {
   const { type, path: name, lfs, oid } = entry
   if (type !== "file" || typeof name !== "string" || !plainName.test(name)) return undefined
   const sizeBytes = lfs?.size ?? entry.size

@@ -162,6 +162,7 @@ export async function text(): Promise<string> {
 /** esbuild, with the binary copied beside the bundle, and with it left where it is. */
 export function bundles(project) {
   const { folder } = project
+  // A script, or once its own install script has run the program itself.
   const esbuild = join(require.resolve("esbuild/package.json"), "..", "bin", "esbuild")
   const banner = `--banner:js=import { createRequire } from "node:module"; const require = createRequire(import.meta.url);`
   const bundle = (format, name, flags, banners = format === "esm" ? [banner] : []) => {
@@ -171,7 +172,7 @@ export function bundles(project) {
     const shape = ["--bundle", "--platform=node", `--format=${format}`, `--out-extension:.js=${extension}`]
     const quiet = ["--log-level=warning"]
     const words = [entry, ...shape, ...quiet, `--outdir=${out}`, ...banners, ...flags]
-    const { status, err } = attempt(folder, process.execPath, [esbuild, ...words])
+    const { status, err } = attempt(folder, esbuild, words)
     assert.deepEqual([status, err], [0, ""])
     return join(out, `bundled${extension}`)
   }
