@@ -65,6 +65,7 @@ export async function gather(
   expect(aligned, "BAD_INPUT", () => `gather: whole elements of ${size} bytes are expected, got ${target.length} bytes`)
   const out = unitsOf(target, unit)
   const within: readonly Axis[] = size > 4 ? [{ size: size / 4, stride: 1, step: 1 }] : []
+  let room = new Uint8Array(0) // one for all boxes: garbage counts as memory until it is collected
   const fill = async ({ from, to, axes }: Box): Promise<void> => {
     const span = axes.reduce((all, { size, stride }) => all + (size - 1) * stride, 1)
     const [outer, ...inner] = axes
@@ -77,7 +78,8 @@ export async function gather(
         })
       return
     }
-    const window = new Uint8Array(span * size)
+    if (room.length < span * size) room = new Uint8Array(span * size)
+    const window = room.subarray(0, span * size)
     await read(window, from)
     const wide = size / unit
     const scaled = axes.map(({ size, stride, step }) => ({ size, stride: stride * wide, step: step * wide }))
