@@ -2,9 +2,9 @@
  * What a GPU can do to a program: be lost in the middle of a run, run out of memory, not be there. Asked of the emulated device
  * (DEVICE=emulated), which fails on request; each in a process of its own.
  */
-import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import test from "ava"
+import { printed } from "./printed.ts"
 
 const emulated = process.env.DEVICE === "emulated" ? test : test.skip
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -23,16 +23,6 @@ const prelude = `
   const attempt = async (fn) => { try { return await fn() } catch ({ code, message }) { return { code, message } } }
   const free = () => devices().find(({ name }) => name === "emulated").freeBytes
 `
-
-function printed(script: string, env: Record<string, string>): unknown {
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ["--import=tsx", "--input-type=module", "-e", `${prelude}${script}`],
-    { env: { ...process.env, ...env }, encoding: "utf8" },
-  )
-  if (status !== 0) throw new Error(`status ${status}\n${stdout}\n${stderr}`)
-  return JSON.parse(stdout)
-}
 
 interface Refusal {
   readonly code: string
@@ -55,7 +45,11 @@ for (const fault of [1, 2, 3, 5, 6]) {
       const other = await new Store("cpu").compile(program)
       results.push(await run(other))
       console.log(JSON.stringify(results))`
-    const results = printed(script, { SELSCAN_EMULATED_FAULT: String(fault) }) as (number | Refusal | string)[]
+    const results = printed(prelude + script, { SELSCAN_EMULATED_FAULT: String(fault) }) as (
+      | number
+      | Refusal
+      | string
+    )[]
     t.is(results.at(-1), 6)
     const runs = results.slice(0, 5)
     const first = runs.findIndex((result) => typeof result !== "number")
@@ -79,7 +73,7 @@ emulated("memory that cannot be had is refused with its sizes, and nothing of it
     const refused = []
     for (let i = 0; i < 20; i++) refused.push(await attempt(() => store.upload("weight", slot, new Float32Array(1))))
     console.log(JSON.stringify({ refused, leaked: before - free(), again: await run(executable) }))`
-  const { refused, leaked, again } = printed(script, { SELSCAN_EMULATED_MEMORY: String(64 << 20) }) as {
+  const { refused, leaked, again } = printed(prelude + script, { SELSCAN_EMULATED_MEMORY: String(64 << 20) }) as {
     refused: Refusal[]
     leaked: number
     again: number
@@ -105,7 +99,7 @@ emulated("a model that is disposed gives all its memory back", (t) => {
       await store.dispose()
     }
     console.log(JSON.stringify(before - free()))`
-  t.is(printed(script, {}), 0)
+  t.is(printed(prelude + script, {}), 0)
 })
 
 for (const [devices, pattern] of [
@@ -116,7 +110,7 @@ for (const [devices, pattern] of [
     const script = `
       const found = devices().find(({ name }) => name === "emulated")
       console.log(JSON.stringify([found.missing, await attempt(() => new Store("emulated"))]))`
-    const [missing, refusal] = printed(script, { SELSCAN_EMULATED_DEVICES: devices }) as [string, Refusal]
+    const [missing, refusal] = printed(prelude + script, { SELSCAN_EMULATED_DEVICES: devices }) as [string, Refusal]
     t.regex(missing, pattern)
     t.is(refusal.code, "NO_DEVICE")
     t.regex(refusal.message, pattern)
@@ -127,14 +121,15 @@ emulated("sizes that no launch could count are refused at compile", (t) => {
   const script = `
     const huge = trace("huge", (t) => ({ y: scale({ x: t.input("x", "f32", [2 ** 31, 1]) }).y }))
     console.log(JSON.stringify([await attempt(() => new Store("emulated").compile(huge))]))`
-  t.deepEqual(printed(script, {}), [
+  t.deepEqual(printed(prelude + script, {}), [
     { code: "BAD_SHAPE", message: "scale: sizes on device emulated are at most 2147483647, got [2147483648,1]" },
   ])
 })
 
 emulated("a device number that is not there is refused with how many there are", (t) => {
-  const [refusal] = printed(`console.log(JSON.stringify([await attempt(() => new Store("emulated:7"))]))`, {}) as [
-    Refusal,
-  ]
+  const [refusal] = printed(
+    `${prelude}console.log(JSON.stringify([await attempt(() => new Store("emulated:7"))]))`,
+    {},
+  ) as [Refusal]
   t.deepEqual(refusal, { code: "NO_DEVICE", message: "device emulated:7: there is 1, emulated:0, got 7" })
 })

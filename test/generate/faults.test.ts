@@ -2,27 +2,19 @@
  * Sessions when the device fails them: a lost one, and one without the memory that they ask for. Asked of the emulated device
  * (DEVICE=emulated), which fails on request; each in a process of its own.
  */
-import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import test from "ava"
 import { SelscanError } from "../../lib/errors.ts"
 import { outOfMemory } from "../../lib/generate/out-of-memory.ts"
 import { stepProgram } from "../../lib/generate/programs.ts"
+import { printed } from "../printed.ts"
 import { tinyModel } from "./tiny.ts"
 
 const emulated = process.env.DEVICE === "emulated" ? test : test.skip
 const tiny = fileURLToPath(new URL("tiny.ts", import.meta.url))
 
-function printed(script: string, env: Record<string, string>): unknown {
-  const prelude = `import { tinyModel } from "${tiny}"\n`
-  const { status, stdout, stderr } = spawnSync(
-    process.execPath,
-    ["--import=tsx", "--input-type=module", "-e", `${prelude}${script}`],
-    { env: { ...process.env, ...env }, encoding: "utf8" },
-  )
-  if (status !== 0) throw new Error(`status ${status}\n${stdout}\n${stderr}`)
-  return JSON.parse(stdout)
-}
+/** With a tiny model at hand. */
+const withTiny = (script: string) => `import { tinyModel } from "${tiny}"\n${script}`
 
 /** Loads the device's launches while a session generates; another one is in host memory by then. */
 const generating = (kind: string) => `
@@ -62,7 +54,7 @@ for (const kind of ["mamba", "samba", "megabyte"]) {
       for (let fault = 60; fault < 4000 && met < 5; fault = Math.ceil(fault * 1.3)) {
         let told: Told
         try {
-          told = printed(generating(kind), { SELSCAN_EMULATED_FAULT: String(fault) }) as Told
+          told = printed(withTiny(generating(kind)), { SELSCAN_EMULATED_FAULT: String(fault) }) as Told
         } catch (error) {
           t.regex(String(error), /DEVICE_LOST|device was lost/) // before there was a session to judge
           continue
@@ -85,13 +77,13 @@ emulated("memory that sessions ask for and cannot have is named with the options
     const error = await model.session().append("abc").catch((error) => error)
     console.log(JSON.stringify({ code: error.code, message: error.message }))`
   const memory = { SELSCAN_EMULATED_MEMORY: String(32 << 20) }
-  const samba = printed(script(`{ kind: "llama", sessions: 64, contextMax: 65536 }`), memory) as SelscanError
+  const samba = printed(withTiny(script(`{ kind: "llama", sessions: 64, contextMax: 65536 }`)), memory) as SelscanError
   t.is(samba.code, "OUT_OF_MEMORY")
   t.regex(
     samba.message,
     /^model: \d+ bytes on device emulated are expected for sessions = 64 of contextMax = 65536 tokens, got no room for the ring backbone\.layers\.0\.mixer\.keys, \d+ bytes; load it with fewer sessions, or a smaller contextMax$/,
   )
-  const mamba = printed(script(`{ kind: "mamba", sessions: 4096 }`), memory) as SelscanError
+  const mamba = printed(withTiny(script(`{ kind: "mamba", sessions: 4096 }`)), memory) as SelscanError
   t.is(mamba.code, "OUT_OF_MEMORY")
   t.regex(mamba.message, /for sessions = 4096, got no room for the state .*; load it with fewer sessions$/)
 })

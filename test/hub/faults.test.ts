@@ -1,28 +1,14 @@
 import { existsSync } from "node:fs"
-import { mkdir, readFile, writeFile } from "node:fs/promises"
+import { mkdir, writeFile } from "node:fs/promises"
 import type { ServerResponse } from "node:http"
 import { join } from "node:path"
-import baseTest, { type ExecutionContext, type TestFn } from "ava"
+import baseTest, { type TestFn } from "ava"
 import { SelscanError } from "../../lib/errors.ts"
-import { bytesOf, commit, config, contents, name, unfinished, withHub } from "./helpers.ts"
+import { blobs, bytesOf, check, commit, contents, file, name, put, unfinished, weights, withHub } from "./helpers.ts"
 import { type Asked, answers, type Bend, sendContent, sha256 } from "./server.ts"
 
 const test = baseTest.serial as TestFn
 const context = withHub()
-const weights = bytesOf(300_000)
-const file = "model.safetensors"
-const blobs = join("models--owner--model", "blobs")
-
-/** A model whose weights are these. */
-function put(bytes: Uint8Array = weights): void {
-  context.hub.put(name, { "config.json": config, [file]: bytes, "tokenizer.json": "{}" }, commit)
-}
-
-async function check(t: ExecutionContext, cacheDir: string, folder: string, bytes = weights) {
-  t.true(bytes.equals(await readFile(join(folder, file))))
-  t.deepEqual(await unfinished(cacheDir), [])
-}
-
 const ofWeights = ({ host, file: asked }: Asked): boolean => host === "cdn" && asked === file
 
 /** Where a request goes on. */
@@ -53,7 +39,7 @@ test("a connection that is cut goes on where it ended, at every byte of a small 
   const small = bytesOf(120)
   let kept = 0
   for (let at = 0; at <= small.length; at++) {
-    put(small)
+    put(context.hub, small)
     hub.reset()
     const cacheDir = await newCache()
     hub.bend = bendFirst((asked, response) => cut(response, asked, small, at, 3))
@@ -70,7 +56,7 @@ test("a connection that is cut goes on where it ended, at every byte of a small 
 test("a large file that is cut many times comes whole, as long as each piece is worth the try", async (t) => {
   const { hub, get, newCache } = context
   const large = bytesOf(12_000_000)
-  put(large)
+  put(context.hub, large)
   const cacheDir = await newCache()
   hub.bend = bendFirst((asked, response) => cut(response, asked, large, 1_500_000), 7)
   await check(t, cacheDir, await get(name, { cacheDir }), large)
@@ -79,7 +65,7 @@ test("a large file that is cut many times comes whole, as long as each piece is 
 
 test("a server that always cuts is given up, and the next download goes on", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   const cacheDir = await newCache()
   hub.bend = bendFirst((asked, response) => cut(response, asked, weights, 1000), Number.POSITIVE_INFINITY)
   const message =
@@ -102,7 +88,7 @@ test("wrong content is refused by its hash, removed, and never gets a name", asy
     [ofWeights, wrong, "sha256"],
     [({ file }: Asked) => file === "tokenizer.json", Buffer.from("[]"), "git hash"],
   ] as const) {
-    put()
+    put(context.hub)
     const cacheDir = await newCache()
     hub.bend = (asked, response, request) => {
       if (bent(asked)) sendContent(given, request, response)
@@ -120,7 +106,7 @@ test("wrong content is refused by its hash, removed, and never gets a name", asy
 
 test("what an earlier download left is held to the hash too, and comes again when it is wrong or too long", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   for (const left of [
     Buffer.alloc(1000),
     Buffer.alloc(weights.length),
@@ -138,7 +124,7 @@ test("what an earlier download left is held to the hash too, and comes again whe
 
 test("a file of another size than listed is refused, whether it says so or not", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   for (const bend of [
     (_: Asked, response: ServerResponse) => void response.writeHead(200, { "content-length": 5 }).end("small"),
     (_: Asked, response: ServerResponse) => void response.writeHead(200).end(Buffer.concat([weights, weights])),
@@ -156,7 +142,7 @@ test("a file of another size than listed is refused, whether it says so or not",
 
 test("an answer without a length, and one that ignores ranges, are taken", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   let times = 0
   const cacheDir = await newCache()
   hub.bend = (asked, response) => {
@@ -172,7 +158,7 @@ test("an answer without a length, and one that ignores ranges, are taken", async
 
 test("a file that becomes another between two parts begins again", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   const conditions: unknown[] = []
   for (const obeys of [true, false]) {
     hub.reset()
@@ -197,7 +183,7 @@ test("a file that becomes another between two parts begins again", async (t) => 
 
 test("an answer to another range than asked is thrown away", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   for (const range of ["bytes 7-299999/300000", "nonsense"]) {
     let times = 0
     const cacheDir = await newCache()
@@ -213,7 +199,7 @@ test("an answer to another range than asked is thrown away", async (t) => {
 
 test("statuses that pass are tried again, others not", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   for (const status of [500, 502, 503, 429, 408]) {
     const seen = new Map<string, number>()
     hub.bend = (asked, response) => {
@@ -238,7 +224,7 @@ test("statuses that pass are tried again, others not", async (t) => {
 
 test("weights get their name last: a snapshot that has them has all else", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   const cacheDir = await newCache()
   let arrived = false
   const onProgress = ({ file: grown }: { file: string }) => {
@@ -265,7 +251,7 @@ test("weights get their name last: a snapshot that has them has all else", async
 
 test("a server that falls silent, at once or in the middle, does not hang a download", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   const silences: Bend[] = [
     () => true,
     (_, response) => {
@@ -285,7 +271,7 @@ test("a server that falls silent, at once or in the middle, does not hang a down
 
 test("a token goes to the Hub alone, not where it redirects or points to", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   hub.pageSize = 1
   const folder = await get(name, { cacheDir: await newCache(), token: "hf_secret" })
   t.true(existsSync(folder))
@@ -309,7 +295,7 @@ test("a token goes to the Hub alone, not where it redirects or points to", async
 
 test("whatever a server does, in any order, a download ends with the right file or one clear error", async (t) => {
   const { hub, get, newCache } = context
-  put()
+  put(context.hub)
   let state = 20_261_122
   const random = (below: number) => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
@@ -362,7 +348,7 @@ test("whatever a server does, in any order, a download ends with the right file 
 test("a server that ignores ranges and cuts every answer is given up, however much it sends", async (t) => {
   const { hub, get, newCache } = context
   const large = bytesOf(3 << 20)
-  put(large)
+  put(context.hub, large)
   hub.bend = (asked, response) => {
     if (!ofWeights(asked)) return false
     if (hub.ranges(file).length > 20) return false

@@ -1,8 +1,8 @@
 /** A Hub, a folder for caches, and models of a few bytes, which downloads take and no device has to run. */
 import { readFileSync } from "node:fs"
-import { mkdtemp, readdir } from "node:fs/promises"
+import { mkdtemp, readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
-import test from "ava"
+import test, { type ExecutionContext } from "ava"
 import { downloadWithin, type Limits } from "../../lib/hub/download.ts"
 import type { DownloadOptions } from "../../lib/hub/options.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
@@ -18,6 +18,22 @@ export function isolateEnvironment(home: string): void {
     if (/^(HF_|HUGGING|XDG_CACHE)/.test(variable)) delete process.env[variable]
   }
   process.env.HF_HOME = home
+}
+
+/** The weights of the model that most tests download, the file they are in, and the folder of the cache that keeps it. */
+export const weights = bytesOf(300_000)
+export const file = "model.safetensors"
+export const blobs = join("models--owner--model", "blobs")
+
+/** Gives a Hub the model, with other weights where they are given. */
+export function put(hub: FakeHub, bytes: Uint8Array = weights): void {
+  hub.put(name, { "config.json": config, [file]: bytes, "tokenizer.json": "{}" }, commit)
+}
+
+/** The weights have come whole, and nothing unfinished is left. */
+export async function check(t: ExecutionContext, cacheDir: string, folder: string, bytes = weights): Promise<void> {
+  t.true(bytes.equals(await readFile(join(folder, file))))
+  t.deepEqual(await unfinished(cacheDir), [])
 }
 
 /** One Hub and one folder for a test file, whose tests run one after the other. */
