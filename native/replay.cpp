@@ -155,6 +155,7 @@ double elementAt(std::span<const std::byte> bytes, Dtype dtype, size_t i) {
   switch (dtype) {
     case Dtype::f32: return load(float{});
     case Dtype::i32: return load(int32_t{});
+    case Dtype::i8: return load(int8_t{});
     case Dtype::bf16: return fromBf16(load(uint16_t{}));
     case Dtype::f16: return fromF16(load(uint16_t{}));
   }

@@ -3,8 +3,8 @@
  *
  * One string per input and output, `"rows inner"`, is the single source of: the argument types (keys; a trailing `?` on the
  * key makes it optional), the check at trace time, the output shapes, the error text and the documentation. A leading word
- * may be a dtype: `"i32 rows"`, or `float` for f32 or bf16 (weights and activations); without one it is f32. A number is a
- * fixed size; `...` stands for any dimensions, the same wherever it appears in the signature; `""` is a scalar.
+ * may be a dtype: `"i32 rows"`, or `float` for f32 or bf16 (weights and activations), or `matrix` for those and i8; without one it is
+ * f32. A number is a fixed size; `...` stands for any dimensions, the same wherever it appears in the signature; `""` is a scalar.
  *
  * An output marked `float` has the dtype that the op's attribute `dtype` names; where the op has no such attribute, or its
  * value is "same", that of the first input given, in the order of the signature, that is marked `float`.
@@ -125,7 +125,12 @@ function floatDtype(where: string, named: Attribute | undefined): Dtype | undefi
 function patterns(signature: Signature): Pattern[] {
   return Object.entries(signature).map(([key, text]) => {
     const words = text.split(" ").filter((word) => word !== "")
-    const dtypes: Record<string, readonly Dtype[]> = { i32: ["i32"], float: floats, bf16: ["bf16"] }
+    const dtypes: Record<string, readonly Dtype[]> = {
+      i32: ["i32"],
+      float: floats,
+      bf16: ["bf16"],
+      matrix: [...floats, "i8"],
+    }
     const first = dtypes[words[0] ?? ""]
     return {
       key: key.replace("?", ""),

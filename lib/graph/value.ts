@@ -4,13 +4,13 @@
 import type { AnyOp } from "./op.ts"
 import type { Trace } from "./trace.ts"
 
-/** Element types. States, statistics and the residual stream are f32; weights and activations may also be bf16; ids and segments are i32. */
-export type Dtype = "f32" | "bf16" | "f16" | "i32"
+/** Element types. States, statistics and the residual stream are f32; weights and activations may also be bf16; ids and segments are i32; weights of 8 bits are i8, beside scales. */
+export type Dtype = "f32" | "bf16" | "f16" | "i32" | "i8"
 
 /** In the order of their numbers in serialised programs and across the border (native/core/dtype.h). */
-export const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32"]
+export const dtypes: readonly Dtype[] = ["f32", "bf16", "f16", "i32", "i8"]
 
-export const dtypeSizeBytes: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4 }
+export const dtypeSizeBytes: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4, i8: 1 }
 
 /**
  * Where a value lives.

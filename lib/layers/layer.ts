@@ -2,8 +2,9 @@
  * What a layer is: parameters by name, children by name, and a forward pass that traces ops. A parameter's full name is
  * its path through the layers, and equals its name in a checkpoint.
  */
-import { current } from "../graph/trace.ts"
+import { current, type Trace } from "../graph/trace.ts"
 import type { Dtype, Value } from "../graph/value.ts"
+import { groupsOf } from "../ops/linear.ts"
 import type { Random } from "./random.ts"
 
 export interface Parameter {
@@ -14,6 +15,14 @@ export interface Parameter {
   readonly decay: boolean
   /** Matrices that linears and embeddings read may be stored as bf16; everything else is f32 whatever the rest is. */
   readonly matrix?: boolean
+  /** Matrices that may be kept in 8 bits, beside the scales of their groups: those that linears, the head and the embedding read. */
+  readonly int8?: boolean
+}
+
+/** A matrix as `linear`, `linearCrossEntropy` and `embedding` take it; with scales where it is kept in 8 bits. */
+export interface Matrix {
+  readonly weight: Value
+  readonly scales?: Value
 }
 
 /**
@@ -30,6 +39,8 @@ export interface Rows {
   readonly rings?: Rings
   /** Stored dtype of the matrices. */
   readonly matrixDtype: Dtype
+  /** Full names of the matrices that are kept in 8 bits. Default: none. */
+  readonly int8?: ReadonlySet<string> | undefined
   /** Of models that read patches: how many the run begins at most; 0 where all its rows lie inside one begun before. */
   readonly patches?: number
   /** Recompute each block in the backward pass instead of keeping its activations. Default false. */
@@ -63,11 +74,30 @@ export abstract class Layer {
     return trace.weight(join(trace.path, name), parameter.matrix ? rows.matrixDtype : "f32", parameter.shape)
   }
 
+  /** One of this layer's own matrices, in the trace being recorded. */
+  protected matrix(name: string, rows: Rows): Matrix {
+    const trace = current(name)
+    return matrixOf(trace, join(trace.path, name), this.parameters()[name]!.shape, rows)
+  }
+
   /** A state of this layer with one entry per slot, or undefined when the program carries none. */
   protected state(name: string, rows: Rows, shape: readonly number[]): Value | undefined {
     const trace = current(name)
     return rows.slots === undefined ? undefined : trace.state(join(trace.path, name), "f32", [rows.slots, ...shape])
   }
+}
+
+/** What the scales of a matrix in 8 bits are called, as in checkpoints of compressed-tensors. */
+export const scaleName = (name: string): string => `${name}_scale`
+
+/** Of a matrix of that shape. */
+export const scaleShape = ([out, inner]: readonly number[]): readonly [number, number] => [out!, groupsOf(inner!)]
+
+/** A matrix by its full name, as the model keeps it. */
+export function matrixOf(trace: Trace, name: string, shape: readonly number[], rows: Rows): Matrix {
+  if (!rows.int8?.has(name)) return { weight: trace.weight(name, rows.matrixDtype, shape) }
+  const scales = trace.weight(scaleName(name), "bf16", scaleShape(shape))
+  return { weight: trace.weight(name, "i8", shape), scales }
 }
 
 export const join = (path: string, name: string): string => (path === "" ? name : `${path}.${name}`)

@@ -30,7 +30,7 @@ export class Linear extends Layer {
   override parameters(): Record<string, Parameter> {
     const { inputs, outputs, bias = false, init = fanIn() } = this.options
     return {
-      weight: { shape: [outputs, inputs], init, decay: true, matrix: true },
+      weight: { shape: [outputs, inputs], init, decay: true, matrix: true, int8: true },
       ...(bias && { bias: { shape: [outputs], init: constant(0), decay: false } }),
     }
   }
@@ -40,6 +40,6 @@ export class Linear extends Layer {
     const { precision } = current("Linear")
     const { activation = "none" } = this.options
     const dtype = residual ? "f32" : "same"
-    return linear({ x, weight: this.weight("weight", rows), bias, residual }, { activation, precision, dtype }).y
+    return linear({ x, ...this.matrix("weight", rows), bias, residual }, { activation, precision, dtype }).y
   }
 }

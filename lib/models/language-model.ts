@@ -2,7 +2,7 @@
  * What every language model here offers the rest of the package: hidden rows, a head, and its parameters by name.
  */
 import type { Value } from "../graph/value.ts"
-import { allParameters, type Layer, type Parameter, type Rows } from "../layers/layer.ts"
+import { allParameters, type Layer, type Matrix, type Parameter, type Rows } from "../layers/layer.ts"
 import { Random } from "../layers/random.ts"
 import type { ModelConfig } from "./config.ts"
 import type { MegaByteConfig } from "./megabyte.ts"
@@ -23,7 +23,7 @@ export interface LanguageModel extends Layer {
   /** ids i32 (rows) → hidden states after the last norm (rows, dim). */
   forward(ids: Value, rows: Rows): Value
   /** The head's weight (vocab, dim): logits = hidden·headᵀ. */
-  head(rows: Rows): Value
+  head(rows: Rows): Matrix
   /**
    * Whether a run that ends before row `end` overwrites what a ring showed after `length` rows. Absent: rings hold positions modulo
    * their capacity.
@@ -34,9 +34,9 @@ export interface LanguageModel extends Layer {
 }
 
 /** The head as `linear` and `linearCrossEntropy` take it. */
-export function headOf(model: LanguageModel, rows: Rows): { weight: Value; bias?: Value } {
+export function headOf(model: LanguageModel, rows: Rows): Matrix & { readonly bias?: Value } {
   const bias = model.headBias?.(rows)
-  return { weight: model.head(rows), ...(bias && { bias }) }
+  return { ...model.head(rows), ...(bias && { bias }) }
 }
 
 /** Rows of a sequence before its first token. */

@@ -8,7 +8,7 @@ import type { Value } from "../graph/value.ts"
 import { Embedding } from "../layers/embedding.ts"
 import { FeedForward } from "../layers/feed-forward.ts"
 import { normal } from "../layers/init.ts"
-import { apply, Layer, type Parameter, type Rows } from "../layers/layer.ts"
+import { apply, Layer, type Matrix, matrixOf, type Parameter, type Rows } from "../layers/layer.ts"
 import { LayerNorm } from "../layers/layer-norm.ts"
 import { Linear } from "../layers/linear.ts"
 import { RMSNorm } from "../layers/rms-norm.ts"
@@ -214,9 +214,9 @@ export class MegaByte extends Layer implements LanguageModel {
     return ring.startsWith("transformers.1.") && this.patches.leaves(length, end)
   }
 
-  head({ matrixDtype }: Rows): Value {
+  head(rows: Rows): Matrix {
     const { vocab, dims } = this.config
-    return current("head").weight("to_logits.weight", matrixDtype, [vocab, dims[1]])
+    return matrixOf(current("head"), "to_logits.weight", [vocab, dims[1]], rows)
   }
 
   headBias(): Value {

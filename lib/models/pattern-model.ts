@@ -7,7 +7,7 @@ import { current } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
 import { Embedding } from "../layers/embedding.ts"
 import { GatedLinearAttention } from "../layers/gated-linear-attention.ts"
-import { apply, Layer, type Parameter, type Rows } from "../layers/layer.ts"
+import { apply, Layer, type Matrix, matrixOf, type Parameter, type Rows } from "../layers/layer.ts"
 import { Linear } from "../layers/linear.ts"
 import { Mamba } from "../layers/mamba.ts"
 import { normOf } from "../layers/norm.ts"
@@ -83,10 +83,10 @@ export class PatternModel extends Layer implements LanguageModel {
     return apply("backbone", this.#backbone, ids, rows)
   }
 
-  head(rows: Rows): Value {
+  head(rows: Rows): Matrix {
     if (this.#head === undefined) return current("head").scope("backbone", () => this.#backbone.table(rows))
     const { vocab, dim } = this.config
-    return current("head").weight("lm_head.weight", rows.matrixDtype, [vocab, dim])
+    return matrixOf(current("head"), "lm_head.weight", [vocab, dim], rows)
   }
 }
 
@@ -128,7 +128,7 @@ class Backbone extends Layer {
     return apply("norm_f", this.#norm, x, rows)
   }
 
-  table(rows: Rows): Value {
+  table(rows: Rows): Matrix {
     return current("head").scope("embedding", () => this.#embedding.table(rows))
   }
 }

@@ -3,13 +3,15 @@
  */
 import { expect } from "../errors.ts"
 import { op } from "../graph/op.ts"
+import { checkGroups, checkTrainable } from "./linear.ts"
 
 /**
  * Rows of a table by id.
  *
  *   y[row] = W[ids[row]]
  *
- * Id −1 marks a spare row: its result is zero and it takes part in no gradient. bf16 tables give f32 rows.
+ * Id −1 marks a spare row: its result is zero and it takes part in no gradient. bf16 tables give f32 rows, and so
+ * do tables of 8 bits, which come with their scales, as in `linear`.
  *
  * @throws BAD_INPUT at run time, for an id outside the table, with its row
  * @example
@@ -17,12 +19,16 @@ import { op } from "../graph/op.ts"
  */
 export const embedding = op({
   name: "embedding",
-  inputs: { ids: "i32 rows", weight: "float vocab dim" },
+  inputs: { ids: "i32 rows", weight: "matrix vocab dim", "scales?": "bf16 vocab groups" },
   outputs: { y: "rows dim" },
-  grad: ({ ids, weight }, _, __, { y: dy }) => ({
-    ids: null,
-    weight: embeddingGrad({ dy: dy!, ids }, { vocab: weight.shape[0]! }).dweight,
-  }),
+  dims: ({ dim, groups }) => {
+    checkGroups("embedding", dim!, groups)
+    return {}
+  },
+  grad: ({ ids, weight, scales }, _, __, { y: dy }) => {
+    checkTrainable("embedding", scales)
+    return { ids: null, weight: embeddingGrad({ dy: dy!, ids }, { vocab: weight.shape[0]! }).dweight }
+  },
 })
 
 /**

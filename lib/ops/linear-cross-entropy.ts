@@ -3,7 +3,7 @@
  */
 import { expect } from "../errors.ts"
 import { op } from "../graph/op.ts"
-import { checkPrecision } from "./linear.ts"
+import { checkGroups, checkPrecision, checkTrainable } from "./linear.ts"
 
 /**
  * Cross entropy of a linear's logits against target ids, in nats per row.
@@ -13,7 +13,7 @@ import { checkPrecision } from "./linear.ts"
  * s is `smoothing`, as in torch. Rows whose target equals `ignore` (−100, as in torch) have loss 0 and no gradient.
  * Logits, their sums and the loss are f32 or better; with precision bf16, x, the weight and, in the gradient, dl are rounded
  * to bf16 (dl for dbias too, which is the sum of what the products read). Logits are computed a block of rows at a time, and again for the gradient. Sum the losses and
- * divide by the number of rows that count; `logsumexp` is there for the gradient.
+ * divide by the number of rows that count; `logsumexp` is there for the gradient. A weight of 8 bits comes with its scales, as in `linear`.
  *
  * @throws BAD_INPUT at run time, for a target outside the vocabulary that is not `ignore`
  * @example
@@ -22,10 +22,16 @@ import { checkPrecision } from "./linear.ts"
  */
 export const linearCrossEntropy = op({
   name: "linearCrossEntropy",
-  inputs: { x: "float rows dim", weight: "float vocab dim", "bias?": "vocab", targets: "i32 rows" },
+  inputs: {
+    x: "float rows dim",
+    weight: "matrix vocab dim",
+    "bias?": "vocab",
+    targets: "i32 rows",
+    "scales?": "bf16 vocab groups",
+  },
   outputs: { losses: "rows", logsumexp: "rows" },
   attrs: { ignore: -100, smoothing: 0, precision: "f32" },
-  dims: (_, { ignore, smoothing, precision }) => {
+  dims: (dims, { ignore, smoothing, precision }) => {
     expect(
       Number.isInteger(ignore) && Math.abs(ignore) < 2 ** 31,
       "BAD_OPTION",
@@ -37,10 +43,12 @@ export const linearCrossEntropy = op({
       () => `linearCrossEntropy: smoothing is in [0, 1], got ${smoothing}; 0 is the plain cross entropy`,
     )
     checkPrecision("linearCrossEntropy", precision)
+    checkGroups("linearCrossEntropy", dims.dim!, dims.groups)
     return {}
   },
   auxiliary: ["logsumexp"],
-  grad: ({ x, weight, bias, targets }, { logsumexp }, attrs, grads) => {
+  grad: ({ x, weight, bias, targets, scales }, { logsumexp }, attrs, grads) => {
+    checkTrainable("linearCrossEntropy", scales)
     const { dx, dweight, dbias } = linearCrossEntropyGrad(
       { dlosses: grads.losses!, x, weight, bias, targets, logsumexp },
       attrs,

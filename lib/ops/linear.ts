@@ -3,6 +3,7 @@
  */
 import { expect } from "../errors.ts"
 import { op } from "../graph/op.ts"
+import type { Value } from "../graph/value.ts"
 import { add } from "./elementwise.ts"
 import { sumRows } from "./reduce.ts"
 
@@ -17,6 +18,30 @@ export function checkPrecision(where: string, precision: string): void {
     precision === "f32" || precision === "bf16",
     "BAD_OPTION",
     () => `${where}: precision is f32 or bf16, got ${precision}; f32 is the exact one`,
+  )
+}
+
+/** Numbers of a row that share a scale, in weights of 8 bits. */
+export const groupSize = 32
+
+/** Scales of a row of so many numbers; the last group may be shorter. */
+export const groupsOf = (columns: number): number => Math.ceil(columns / groupSize)
+
+/** Throws unless scales, where there are any, are one for each group of a row. */
+export function checkGroups(where: string, columns: number, groups: number | undefined): void {
+  expect(
+    groups === undefined || groups === groupsOf(columns),
+    "BAD_SHAPE",
+    () => `${where}: scales are one for each ${groupSize} of ${columns}, ${groupsOf(columns)}, got ${groups}`,
+  )
+}
+
+/** Throws for a weight of 8 bits, which no gradient can reach. */
+export function checkTrainable(where: string, scales: Value | undefined): void {
+  expect(
+    scales === undefined,
+    "BAD_INPUT",
+    () => `${where}: a weight of f32 or bf16 is expected where gradients are asked for, got one of i8; train in f32`,
   )
 }
 
@@ -38,20 +63,32 @@ function checkActivation(where: string, activation: string): void {
  * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. softplus(v)
  * is v above 20, as in torch; gelu is the exact one, right relatively far below 0 too. `pre` is there for the gradient. y and pre are of `dtype`: f32, bf16, or that of x.
  *
+ * A weight of 8 bits is q·s: whole numbers q of i8 in [−127, 127], a scale s for every 32 of a row. x is rounded to 8 bits then too,
+ * whatever the precision: to multiples of max|x|/127 over the same 32. Their products are summed exactly within 32 and in f32 over those
+ * sums, in rising order. It has no gradient, and only the cpu multiplies by it.
+ *
  * @example
  * const { y } = linear({ x, weight, bias }, { activation: "softplus" })
  */
 export const linear = op({
   name: "linear",
-  inputs: { x: "float rows in", weight: "float out in", "bias?": "out", "residual?": "float rows out" },
+  inputs: {
+    x: "float rows in",
+    weight: "matrix out in",
+    "bias?": "out",
+    "residual?": "float rows out",
+    "scales?": "bf16 out groups",
+  },
   outputs: { y: "float rows out", pre: "float rows out" },
   attrs: { activation: "none", precision: "f32", dtype: "same" },
-  dims: (_, { activation, precision }) => {
+  dims: (dims, { activation, precision }) => {
     checkActivation("linear", activation)
     checkPrecision("linear", precision)
+    checkGroups("linear", dims.in!, dims.groups)
     return {}
   },
-  grad: ({ x, weight, bias, residual }, { pre }, { activation, precision }, grads) => {
+  grad: ({ x, weight, bias, residual, scales }, { pre }, { activation, precision }, grads) => {
+    checkTrainable("linear", scales)
     const through =
       grads.y && (activation === "none" ? grads.y : activationGrad({ dy: grads.y, pre }, { activation }).dx)
     const dpre = through && grads.pre ? add({ a: through, b: grads.pre }).y : (through ?? grads.pre)!

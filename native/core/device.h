@@ -54,6 +54,8 @@ struct Device {
   virtual int64_t sizeMax() const { return std::numeric_limits<int64_t>::max(); }
   // Whether kernels take activations (see core/dims.h) stored as bf16.
   virtual bool storesBf16Activations() const { return false; }
+  // Whether linears, the head and the embedding take weights of i8 with scales.
+  virtual bool multipliesInt8() const { return false; }
   // Whether record() is there: it notes down what `work` asks of the device instead of doing it.
   virtual bool records() const { return false; }
   virtual std::unique_ptr<Recording> record(const std::function<void()>&) { return nullptr; }

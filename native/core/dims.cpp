@@ -20,6 +20,8 @@ struct Bound {
 // Dtypes that a tensor of that pattern may have.
 std::vector<Dtype> dtypesOf(const std::string& word, const Bound& bound) {
   if (word == "i32") return {Dtype::i32};
+  if (word == "i8") return {Dtype::i8};
+  if (word == "bf16") return {Dtype::bf16};
   if (word == "float") return {Dtype::f32, Dtype::bf16};
   if (word != "activation" || !bound.bf16Activations) return {Dtype::f32};
   return bound.activation ? std::vector{*bound.activation} : std::vector{Dtype::f32, Dtype::bf16};
@@ -45,7 +47,7 @@ std::string mismatch(const Tensor& tensor, const std::string& pattern, Bound& bo
   std::vector<std::string> words;
   for (std::string word; stream >> word;) words.push_back(word);
   const std::string first = words.empty() ? "" : words[0];
-  const bool typed = first == "i32" || first == "float" || first == "activation";
+  const bool typed = first == "i32" || first == "i8" || first == "bf16" || first == "float" || first == "activation";
   const std::vector<Dtype> dtypes = dtypesOf(first, bound);
   if (typed) words.erase(words.begin());
   const bool known = std::find(dtypes.begin(), dtypes.end(), tensor.dtype) != dtypes.end();

@@ -8,12 +8,12 @@
 
 namespace selscan {
 
-enum class Dtype : uint8_t { f32 = 0, bf16 = 1, f16 = 2, i32 = 3 };
-constexpr int DtypeCount = 4;
+enum class Dtype : uint8_t { f32 = 0, bf16 = 1, f16 = 2, i32 = 3, i8 = 4 };
+constexpr int DtypeCount = 5;
 
-inline size_t sizeBytes(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : 2; }
+inline size_t sizeBytes(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : dtype == Dtype::i8 ? 1 : 2; }
 inline const char* name(Dtype dtype) {
-  constexpr const char* Names[DtypeCount] = {"f32", "bf16", "f16", "i32"};
+  constexpr const char* Names[DtypeCount] = {"f32", "bf16", "f16", "i32", "i8"};
   return Names[static_cast<int>(dtype)];
 }
 

@@ -2,8 +2,9 @@
 //
 // A task is a few neighbouring vectors of channels over all segments in order, so that dweight and dbias, sums over rows,
 // add up in registers in row order. It walks the rows forward: at row t the pre-activation is computed again from the last
-// `width` inputs, and dx of row t − tail is complete. Rows go in chunks, vector by vector, so that lines of x are near.
-// 0.9 ns per channel·token for 512 rows × 1024 channels, width 4, on one core of an AMD EPYC (Zen 5), AVX-512, 2026-11-22.
+// `width` inputs, and dx of row t − tail is complete. Rows go in chunks, vector by vector, and the next chunk's lines are fetched
+// meanwhile. 0.85 ns per channel·token for 16 × 512 rows × 512 channels, width 4, on one core of an AMD EPYC (Zen 5), AVX-512,
+// 2026-11-22; 4.6 without the fetching.
 #include <algorithm>
 
 #include "cpu/spare_rows.h"
@@ -25,7 +26,7 @@ constexpr int64_t ChunkRows = 32;
 struct ConvGrad {
   const float *dy, *dfinal, *x, *weight, *bias, *start;  // null: absent
   float *dx, *dweight, *dbias, *dinitial;                // null: nobody reads it
-  int64_t inner;
+  int64_t rows, inner;
   bool silu;
 };
 
@@ -74,12 +75,20 @@ inline void put(const ConvGrad& conv, const Segment& segment, int64_t row, F32 d
   else if (conv.dx) store(conv.dx + row * conv.inner + walk.channel, dx, walk.lanes);
 }
 
+// The lines of this vector of channels in the next chunk: rows are far apart, and each line is a miss of its own.
+inline void fetch(const ConvGrad& conv, int64_t at) {
+  cpu::prefetch(conv.x + at);
+  if (conv.dy) cpu::prefetch(conv.dy + at);
+  if (conv.dx) cpu::prefetchToWrite(conv.dx + at);
+}
+
 template <int Width>
 void walkRows(const ConvGrad& conv, const Segment& segment, int64_t begin, int64_t end, Walk<Width>& kept) {
   constexpr int Tail = Width - 1;
   Walk<Width> walk = kept;
   for (int64_t t = begin; t < end; t++) {
     const int64_t at = t * conv.inner + walk.channel;
+    if (t + ChunkRows < conv.rows) fetch(conv, at + ChunkRows * conv.inner);
     const F32 x = load(conv.x + at, walk.lanes);
     F32 pre = walk.bias;
 #pragma GCC unroll 4
@@ -153,7 +162,7 @@ void causalConvGrad(const Call& call) {
   const auto [dx, dweight, dbias, dinitial] = call.out<4>();
   const int64_t rows = x[0], inner = x[1], width = weight[2], size = inner * (width - 1);
   const ConvGrad conv{dy.f32(), dfinal.f32(), x.f32(), weight.f32(), bias.f32(), start.f32(), dx.f32(), dweight.f32(), dbias.f32(),
-                      dinitial.f32(), inner, call.attributes.flag("silu")};
+                      dinitial.f32(), rows, inner, call.attributes.flag("silu")};
   const auto task = width == 2 ? gradChannels<2> : width == 3 ? gradChannels<3> : gradChannels<4>;
   cpu::parallel((inner + Vectors * Lanes - 1) / (Vectors * Lanes), [&](int64_t i) { task(conv, segments, i); });
   cpu::zeroSpareRows(segments, rows, inner, conv.dx);

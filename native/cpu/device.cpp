@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <sstream>
 
+#include "cpu/cores.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 
@@ -31,10 +33,16 @@ struct CpuDevice final : Device {
     if (bytes > 0) std::memmove(to, from, bytes);
   }
   void synchronize() override {}
+  bool multipliesInt8() const override { return true; }
 
   std::string describe() const override {
-    return std::string(cpu::name(cpu::isa())) + ", " + std::to_string(cpu::threadCount()) + " threads of " +
-           std::to_string(cpu::usableCores()) + " usable cores";
+    const cpu::Cores& found = cpu::cores();
+    std::ostringstream text;
+    text << cpu::name(cpu::isa()) << ", " << cpu::threadCount() << " threads of " << found.usable() << " usable cores";
+    if (found.processors != found.cores) text << ", " << found.processors << " processors";
+    if (found.quota > 0) text << ", a quota of " << found.quota;
+    if (cpu::threadsAsked() > 0) text << ", SELSCAN_THREADS=" << cpu::threadsAsked();
+    return text.str();
   }
 };
 
@@ -51,6 +59,7 @@ void checkIsaName() {
 Device& open(int) {
   static auto* cpu = new CpuDevice;  // never destroyed: models may outlive static destructors at exit
   checkIsaName();
+  cpu::threadsAsked();
   return *cpu;
 }
 

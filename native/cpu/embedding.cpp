@@ -7,7 +7,7 @@
 // This serves small vocabularies too; a one-hot product would do vocab times the additions.
 #include <cstring>
 
-#include "cpu/gemm.h"
+#include "cpu/gemm_int8.h"
 #include "cpu/threads.h"
 #include "ops/embedding.h"
 
@@ -34,12 +34,26 @@ void copyPanelRow(const cpu::Panels& panels, int32_t id, float* to) {
   }
 }
 
+// A row q·s of a table in 8 bits: each of the two from its panels, or as it lies.
+void copyInt8Row(const Tensor& weight, const Tensor& scales, const cpu::Panels& panels, int32_t id, float* to) {
+  const int64_t dim = panels.inner, groups = panels.groups(), panel = id / cpu::PanelWidth, lane = id % cpu::PanelWidth;
+  for (int64_t i = 0; i < dim; i++) {
+    const int64_t group = i / cpu::GroupSize, word = panel * panels.panelWords() + i / 4 * cpu::PanelWidth + lane;
+    const int q = panels.words ? static_cast<int>(panels.words[word] >> i % 4 * 8 & 255) - 128
+                               : static_cast<int>(static_cast<int8_t>(weight.data[id * dim + i]));
+    const uint16_t scale = panels.scales ? panels.scales[(panel * groups + group) * cpu::PanelWidth + lane] : scales.half()[id * groups + group];
+    to[i] = static_cast<float>(q) * fromBf16(scale);
+  }
+}
+
 // y's row: zero for id −1. An id that was computed on the way and lies outside the table gives NaN, which nobody overlooks.
-void copyRow(const Tensor& weight, const cpu::Panels& panels, int32_t id, float* to) {
+void copyRow(const Tensor& weight, const Tensor& scales, const cpu::Panels& panels, int32_t id, float* to) {
   const int64_t dim = weight[1];
   if (id < 0 || id >= weight[0]) {
     const float fill = id == -1 ? 0.0f : NAN;
     for (int64_t i = 0; i < dim; i++) to[i] = fill;
+  } else if (weight.dtype == Dtype::i8) {
+    copyInt8Row(weight, scales, panels, id, to);
   } else if (panels.words) {
     copyPanelRow(panels, id, to);
   } else if (weight.dtype == Dtype::f32) {
@@ -87,17 +101,17 @@ void sumRows(const float* dy, int64_t dim, const int64_t* rows, int64_t count, f
 }  // namespace
 
 void embedding(const Call& call) {
-  const auto inputs = call.in<2>();
+  const auto inputs = call.in<3>();
   const auto [y] = call.out<1>();
   if (!y) return;
   const Tensor& weight = inputs[1];
   const int32_t* ids = inputs[0].i32();
   float* to = y.f32();
   const int64_t rows = inputs[0][0], dim = weight[1];
-  const cpu::Panels panels{cpu::storedPrecision(weight), dim, weight[0], reinterpret_cast<const uint32_t*>(call.prepared[1])};
+  const cpu::Panels panels = cpu::weightPanels(call, 1, 2, cpu::storedPrecision(weight));
   cpu::parallel((rows + RowBlock - 1) / RowBlock, [&](int64_t block) {
     const int64_t end = (block + 1) * RowBlock < rows ? (block + 1) * RowBlock : rows;
-    for (int64_t row = block * RowBlock; row < end; row++) copyRow(weight, panels, ids[row], to + row * dim);
+    for (int64_t row = block * RowBlock; row < end; row++) copyRow(weight, inputs[2], panels, ids[row], to + row * dim);
   });
 }
 
@@ -126,14 +140,14 @@ void embeddingGrad(const Call& call) {
 namespace selscan::cpu {
 
 static const Preparation* preparePanels(const Call& call, int input) {
-  return input == 1 ? forwardPanels(storedPrecision(call.inputs[1])) : nullptr;
+  return weightForm(call, input, 1, 2, storedPrecision(call.inputs[1]));
 }
 
 static size_t sortBytes(const Call& call) {
   return sizeof(int64_t) * static_cast<size_t>(call.outputs[0][0] + 2 + call.inputs[1][0]);
 }
 
-KERNEL(embedding, cpu, "ids weight -> y", .run = DISPATCH(embedding), .limit = ops::embeddingLimit, .prepare = preparePanels,
+KERNEL(embedding, cpu, "ids weight scales? -> y", .run = DISPATCH(embedding), .limit = ops::embeddingLimit, .prepare = preparePanels,
        .readsEither = true, .checkInputs = ops::checkEmbedding)
 KERNEL(embeddingGrad, cpu, "dy ids -> dweight; vocab", .run = DISPATCH(embeddingGrad), .limit = ops::embeddingGradLimit,
        .workspaceBytes = sortBytes, .checkInputs = ops::checkEmbeddingGrad)

@@ -8,7 +8,7 @@
 // A panel is [steps][16] words of 32 bits. In precision f32 a step is one k and a word an f32; in bf16 a step is two k and
 // a word a pair of bf16, the even k in its low half. That one layout feeds vdpbf16ps, AMX tiles, and plain multiply-adds
 // after unpacking. Columns past the last and k past the last are zeros; panels of bf16 are
-// padded to a multiple of 16 steps (a tile).
+// padded to a multiple of 16 steps (a tile). Weights in 8 bits have panels of their own, with scales (cpu/gemm_int8.h).
 //
 // SELSCAN_AMX=emulate in the environment runs the AMX kernel on tiles made of plain arrays: its packing, blocking and tails
 // can be tested on any machine.
@@ -22,8 +22,9 @@ namespace selscan::cpu {
 using ops::Precision, ops::precisionOf;
 
 constexpr int64_t PanelWidth = 16;
-constexpr int64_t RowBlock = 96;     // rows of C in one task: a multiple of the 6 rows of a register tile and of the 32 of AMX
-constexpr int64_t StepBlock = 256;   // steps between two loads of C: A's block (96 KB) and B's four panels (64 KB) stay in L2
+constexpr int64_t RowBlock = 96;     // rows of C in one task at most: a multiple of the 12 rows of a register tile and of the 32 of AMX
+constexpr int64_t StepBlock = 256;   // steps between two loads of C: two panels of B (32 KB) and 12 rows of A (12 KB) stay in L1
+constexpr int64_t PackedSteps = 8 * StepBlock;  // steps for which A's block is packed at a time: 786 KB at most, which L2 holds
 
 // A(m, k) = data[m·rowStride + k·innerStride]; one of the strides is 1.
 struct Left {
@@ -42,11 +43,17 @@ struct Panels {
   Precision precision;
   int64_t inner, columns;  // sizes of k and n
   const uint32_t* words = nullptr;
+  const uint16_t* scales = nullptr;  // of int8: 16 bf16 for each 32 k of a panel
 
   int64_t count() const { return (columns + PanelWidth - 1) / PanelWidth; }
   int64_t steps() const { return precision == Precision::f32 ? inner : (inner + 1) / 2; }
+  int64_t groups() const { return (inner + 31) / 32; }
   int64_t panelWords() const {
-    return (precision == Precision::f32 ? inner : (inner + 31) / 32 * 16) * PanelWidth;
+    return (precision == Precision::f32 ? inner : groups() * (precision == Precision::bf16 ? 16 : 8)) * PanelWidth;
+  }
+  // Those from one of them on, for so many columns.
+  Panels from(int64_t panel, int64_t wanted) const {
+    return {precision, inner, wanted, words + panel * panelWords(), scales ? scales + panel * groups() * PanelWidth : nullptr};
   }
   size_t sizeBytes() const { return static_cast<size_t>(count() * panelWords()) * sizeof(uint32_t); }
 };
@@ -60,7 +67,11 @@ struct Product {
   float* c;
   int64_t cStride;
   bool continued = false;  // C holds sums over earlier k, which go on
+  const uint32_t* packed = nullptr;  // all of A as packRows() has it, block of rows after block; null: the kernel packs what it needs
+  uint64_t id = 0;  // of newProduct(): a thread packs a block's A once for all blocks beside it; 0: once for each
+  const std::byte* rounded = nullptr;  // all rows of A in 8 bits, where they were rounded ahead (cpu/gemm_int8.h)
 };
+uint64_t newProduct();
 
 // Rows [row, rowEnd) and panels [panel, panelEnd) of C; at most RowBlock rows.
 struct Block {
@@ -70,36 +81,45 @@ using BlockProduct = void (*)(const Product&, const Block&);
 // The kernel of this processor; safe to call inside cpu::parallel.
 BlockProduct blockProduct(Precision);
 
-// Room for A's block in the layout the kernels want: 64-byte aligned, of this thread.
-constexpr int64_t PackedWords = RowBlock * StepBlock;
-uint32_t* packedRows();
-
 struct Range {
   int64_t begin, end;
 };
-// Rounds A's rows of the block, k in the range (which begins at an even k), to pairs of bf16; an odd last k meets a zero.
-// Row m, pair p is to[m·StepBlock + p] where A's inner stride is 1, else to[p·RowBlock + m].
-void packPairs(const Left&, const Block&, Range inner, uint32_t* to);
+// Words of RowBlock rows of A in the layout the kernels want, [steps / StepBlock][RowBlock][StepBlock].
+constexpr int64_t packedWords(int64_t steps) { return (steps + StepBlock - 1) / StepBlock * RowBlock * StepBlock; }
+// Packs rows [rows.begin, rows.end), at most RowBlock, and k in the range, which begins at an even k: f32 as they are, or rounded to
+// pairs of bf16, with zeros up to a multiple of 16 steps. Rows follow up to a multiple of `multiple`, all zeros.
+void packRows(const Left&, Precision, Range rows, Range inner, int64_t multiple, uint32_t* to);
+// A's rows of the block from `step` on, for PackedSteps or what is left of them: packed now, or by the caller.
+const uint32_t* leftRows(const Product&, const Block&, int64_t step, int64_t multiple);
 
-// Panels in one task: 16, for which A's block is packed once, but fewer where that would leave threads without a task. Cut by
-// shape alone.
-inline int64_t panelBlock(int64_t rows, int64_t panels) {
-  const int64_t down = (rows + RowBlock - 1) / RowBlock;
-  int64_t wide = rows > 32 ? 16 : 4;
-  while (wide > 4 && down * (panels / wide) < 16) wide /= 2;
-  return wide;
+// How C is cut into tasks, by shape alone: about 32 of them, of RowBlock rows × as many panels as that leaves. A narrow C is cut across
+// its rows only, for each further cut down its columns packs A's rows once more. Panels are whole register tiles: of 2 panels
+// from 9 rows on, 3 for 7 and 8, at least 4 below.
+struct Cut {
+  int64_t rows, panels;
+};
+inline Cut cutOf(int64_t rows, int64_t panels) {
+  constexpr int64_t Tasks = 32, Narrow = 16, NarrowRows = 32;
+  const auto parts = [](int64_t n, int64_t size) { return (n + size - 1) / size; };
+  const bool narrow = panels <= Narrow && rows < Tasks / 2 * RowBlock;
+  const int64_t height = narrow ? NarrowRows : RowBlock, down = parts(rows, height);
+  const int64_t across = narrow && down >= Tasks / 4 ? 1 : parts(Tasks, down);
+  const int64_t unit = rows > 8 ? 2 : rows > 6 ? 6 : 4;
+  return {height, parts(parts(panels, across), unit) * unit};
 }
 
 // C = A·B over the threads; after(block) follows each finished block while it is in the cache.
 template <class After>
-void multiply(const Product& product, int64_t rows, After&& after) {
+void multiply(Product product, int64_t rows, After&& after) {
+  product.id = newProduct();
   const BlockProduct run = blockProduct(product.b.precision);
-  const int64_t panels = product.b.count(), wide = panelBlock(rows, panels);
-  const int64_t across = (panels + wide - 1) / wide, down = (rows + RowBlock - 1) / RowBlock;
+  const int64_t panels = product.b.count();
+  const Cut cut = cutOf(rows, panels);
+  const int64_t across = (panels + cut.panels - 1) / cut.panels, down = (rows + cut.rows - 1) / cut.rows;
   parallel(across * down, [&](int64_t task) {
-    const int64_t row = task / across * RowBlock, panel = task % across * wide;
-    const int64_t rowEnd = row + RowBlock < rows ? row + RowBlock : rows;
-    const Block block{row, rowEnd, panel, panel + wide < panels ? panel + wide : panels};
+    const int64_t row = task / across * cut.rows, panel = task % across * cut.panels;
+    const int64_t rowEnd = row + cut.rows < rows ? row + cut.rows : rows;
+    const Block block{row, rowEnd, panel, panel + cut.panels < panels ? panel + cut.panels : panels};
     run(product, block);
     after(block);
   });
@@ -119,10 +139,10 @@ inline Precision storedPrecision(const Tensor& weight) { return weight.dtype == 
 const Preparation* forwardPanels(Precision);
 const Preparation* backwardPanels(Precision);
 
-// C = A·B (or C += A·B, where continued) over a long k: B is packed into `room` (slabBytes bytes) by slabs of as many k as
-// one block of bf16 steps holds. product.b gives the sizes.
+// C = A·B (or C += A·B, where continued) over a long k: slabs of SlabRows k of both A and B are packed into `room` (slabBytes
+// bytes, 64-byte aligned), one after another, each element once. product.b gives the sizes.
 constexpr int64_t SlabRows = 2 * StepBlock;
-size_t slabBytes(Precision, int64_t inner, int64_t columns);
+size_t slabBytes(Precision, int64_t rows, int64_t inner, int64_t columns);
 void multiplySlabs(Product product, const Right& b, int64_t rows, std::byte* room);
 
 }  // namespace selscan::cpu

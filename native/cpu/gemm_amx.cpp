@@ -56,31 +56,6 @@ struct EmulatedTiles {
   }
 };
 
-// A's rows and steps as tiles want them: [rows, up to a multiple of 32][StepBlock], zeros beyond rows and steps.
-const uint32_t* packTileRows(const Product& product, const Block& block, Range inner) {
-  uint32_t* packed = packedRows();
-  const int64_t rows = block.rowEnd - block.row, steps = (inner.end - inner.begin + 1) / 2;
-  const int64_t padded = (rows + Side - 1) / Side * Side, tileSteps = (steps + TileSide - 1) / TileSide * TileSide;
-  if (product.a.innerStride == 1) {
-    packPairs(product.a, block, inner, packed);
-  } else {
-    const auto& [data, rowStride, innerStride] = product.a;
-    for (int64_t m = 0; m < rows; m++) {
-      const float* column = data + (block.row + m) * rowStride;
-      for (int64_t step = 0; step < steps; step++) {
-        const int64_t k = inner.begin + 2 * step;
-        const uint32_t odd = k + 1 < inner.end ? toBf16(column[(k + 1) * innerStride]) : 0;
-        packed[m * StepBlock + step] = toBf16(column[k * innerStride]) | odd << 16;
-      }
-    }
-  }
-  for (int64_t m = 0; m < padded; m++) {
-    const int64_t used = m < rows ? steps : 0;
-    std::memset(packed + m * StepBlock + used, 0, sizeof(uint32_t) * (tileSteps - used));
-  }
-  return packed;
-}
-
 // Moves the part of C that exists between it and a whole 32 × 32 square.
 struct Corner {
   float* c;

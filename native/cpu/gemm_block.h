@@ -17,7 +17,7 @@ namespace {
 constexpr int PanelVectors = 16 / Lanes;
 // Accumulators that fit the registers beside a row of B and a broadcast: 24 of 32, 12 of 16; 8 where vectors are plain C++.
 constexpr int Accumulators = Lanes == 16 ? 24 : Lanes == 8 ? 12 : 8;
-constexpr int TileRows = Lanes == 4 ? 2 : 6;
+constexpr int TileRows = Lanes == 16 ? 12 : Lanes == 8 ? 6 : 2;
 // Panels side by side: with few rows more of them, so that the latency of multiply-adds stays hidden.
 constexpr int tilePanels(int rows) {
   const int fit = Accumulators / (rows * PanelVectors);
@@ -25,9 +25,8 @@ constexpr int tilePanels(int rows) {
 }
 
 struct TileArguments {
-  const uint32_t* a;
-  int64_t rowStride, stepStride;  // of A, in words
-  const uint32_t* b;
+  const uint32_t* a;  // rows StepBlock words apart
+  const uint32_t *b, *ahead;  // ahead: a part of the next block of B, fetched meanwhile, for processors foresee no stream across pages
   int64_t panelWords, steps;
   float* c;
   int64_t cStride, columns;  // columns of C from c on; fewer than the panels hold in the last one
@@ -48,14 +47,15 @@ void tile(const TileArguments& t) {
     }
   }
   const uint32_t *a = t.a, *b = t.b;
-  for (int64_t step = 0; step < t.steps; step++, a += t.stepStride, b += 16) {
+  for (int64_t step = 0; step < t.steps; step++, a++, b += 16) {
+    __builtin_prefetch(t.ahead + step * 4, 0, 2);
     typename Multiply::Right right[Vectors];
     SELSCAN_UNROLL
     for (int v = 0; v < Vectors; v++)
       right[v] = Multiply::right(b + v / PanelVectors * t.panelWords + v % PanelVectors * Lanes);
     SELSCAN_UNROLL
     for (int r = 0; r < Rows; r++) {
-      const auto left = Multiply::left(a + r * t.rowStride);
+      const auto left = Multiply::left(a + r * cpu::StepBlock);
       SELSCAN_UNROLL
       for (int v = 0; v < Vectors; v++) sums[r][v] = Multiply::add(left, right[v], sums[r][v]);
     }
@@ -88,55 +88,36 @@ TileFunction findTile(int rows, int panels) {
   return nullptr;
 }
 
-// A's rows [row, rowEnd) and steps [step, step + steps) as words: A itself where it can be read in place, else a copy.
-template <class Multiply>
-TileArguments leftWords(const cpu::Product& product, const cpu::Block& block, int64_t step, int64_t steps) {
-  const cpu::Left& a = product.a;
-  TileArguments t{};
-  if (!Multiply::Halves && a.innerStride == 1) {
-    t.a = reinterpret_cast<const uint32_t*>(a.data + block.row * a.rowStride + step);
-    t.rowStride = a.rowStride;
-    t.stepStride = 1;
-    return t;
-  }
-  uint32_t* packed = cpu::packedRows();
-  t.a = packed;
-  const int64_t rows = block.rowEnd - block.row;
-  if constexpr (Multiply::Halves) {
-    const int64_t inner = product.b.inner;
-    cpu::packPairs(a, block, {step * 2, (step + steps) * 2 < inner ? (step + steps) * 2 : inner}, packed);
-    t.rowStride = a.innerStride == 1 ? cpu::StepBlock : 1;
-    t.stepStride = a.innerStride == 1 ? 1 : cpu::RowBlock;
-  } else {
-    for (int64_t k = 0; k < steps; k++)
-      std::memcpy(packed + k * cpu::RowBlock, a.data + (step + k) * a.innerStride + block.row, sizeof(float) * rows);
-    t.rowStride = 1;
-    t.stepStride = cpu::RowBlock;
-  }
-  return t;
-}
-
 template <class Multiply>
 void blockProduct(const cpu::Product& product, const cpu::Block& block) {
   const cpu::Panels& b = product.b;
-  const int64_t rows = block.rowEnd - block.row, all = b.steps();
-  const int wide = tilePanels(rows < TileRows ? static_cast<int>(rows) : TileRows);
-  for (int64_t step = 0; step < all; step += cpu::StepBlock) {
-    const int64_t steps = all - step < cpu::StepBlock ? all - step : cpu::StepBlock;
-    TileArguments t = leftWords<Multiply>(product, block, step, steps);
-    const uint32_t* a = t.a;
-    t.panelWords = b.panelWords();
-    t.steps = steps;
-    t.cStride = product.cStride;
-    t.continued = product.continued || step > 0;
+  const int rows = static_cast<int>(block.rowEnd - block.row), strips = (rows + TileRows - 1) / TileRows;
+  const int height = (rows + strips - 1) / strips, wide = tilePanels(height);  // strips of rows, of one height but for the last
+  const int lastHeight = rows - (strips - 1) * height;
+  const int64_t all = b.steps();
+  TileArguments t{};
+  t.panelWords = b.panelWords();
+  t.cStride = product.cStride;
+  for (int64_t part = 0; part < all; part += cpu::PackedSteps) {
+    const uint32_t* a = cpu::leftRows(product, block, part, 1);
+    const int64_t partEnd = all - part < cpu::PackedSteps ? all : part + cpu::PackedSteps;
     for (int64_t panel = block.panel; panel < block.panelEnd; panel += wide) {
       const int panels = block.panelEnd - panel < wide ? static_cast<int>(block.panelEnd - panel) : wide;
-      t.b = b.words + panel * t.panelWords + step * cpu::PanelWidth;
+      const TileFunction full = findTile<Multiply>(height, panels), last = findTile<Multiply>(lastHeight, panels);
       t.columns = b.columns - panel * cpu::PanelWidth;
-      for (int64_t r = 0; r < rows; r += TileRows) {
-        t.a = a + r * t.rowStride;
-        t.c = product.c + (block.row + r) * product.cStride + panel * cpu::PanelWidth;
-        findTile<Multiply>(rows - r < TileRows ? static_cast<int>(rows - r) : TileRows, panels)(t);
+      for (int64_t step = part; step < partEnd; step += cpu::StepBlock) {
+        t.steps = partEnd - step < cpu::StepBlock ? partEnd - step : cpu::StepBlock;
+        t.b = b.words + panel * t.panelWords + step * cpu::PanelWidth;
+        t.continued = product.continued || step > 0;
+        const bool below = step + cpu::StepBlock < partEnd;
+        const uint32_t* next = below ? t.b + cpu::StepBlock * cpu::PanelWidth
+                                     : b.words + (panel + panels) % b.count() * t.panelWords + part * cpu::PanelWidth;
+        for (int strip = 0; strip < strips; strip++) {
+          t.ahead = next + strip / 4 % panels * t.panelWords + strip % 4 * t.steps * 4;
+          t.a = a + cpu::packedWords(step - part) + strip * height * cpu::StepBlock;
+          t.c = product.c + (block.row + strip * height) * product.cStride + panel * cpu::PanelWidth;
+          (strip + 1 < strips ? full : last)(t);
+        }
       }
     }
   }

@@ -13,4 +13,12 @@ void productTiles(const Product&, const Block&);  // AMX
 namespace selscan::avx512bf16 {
 void productDots(const cpu::Product&, const cpu::Block&);
 }
+namespace selscan::avxvnni {
+void productInt8(const cpu::Product&, const cpu::Block&);
+void roundInt8(const cpu::Product&, cpu::Range rows, std::byte* to);
+}
+namespace selscan::avx512vnni {
+void productInt8(const cpu::Product&, const cpu::Block&);
+void roundInt8(const cpu::Product&, cpu::Range rows, std::byte* to);
+}
 #endif

@@ -1,6 +1,6 @@
 // Packing of both sides of the matrix product; layouts are in gemm.h.
 //
-// One task per 16 panels and stretch of 512 k. Squares of 16 × 16 are read along whichever stride is 1 and in its order, since
+// One task per 64 k or per 16 panels and stretch of 512 k. Squares of 16 × 16 are read along whichever stride is 1 and in its order, since
 // lines that lie a row apart cost a page each (panel by panel: 1.3 times slower); the others are turned in L1.
 // Bound by memory; the packing of a weight is one pass per update of it.
 #include <algorithm>
@@ -18,13 +18,64 @@ namespace {
 constexpr int Width = 16;
 
 // Lane i of `to` holds even[i] and odd[i], rounded, as low and high half.
-inline void zip(const float* even, const float* odd, uint32_t* to) {
-  uint16_t low[Width], high[Width];
+inline void pair(F32 even, F32 odd, uint32_t* to) {
+#if defined(SELSCAN_AVX512BF16)
+  alignas(64) static constexpr uint16_t Zipped[2 * Width] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(Zipped), halves));
+#else
+  const F32 low = roundedToBf16(even), high = roundedToBf16(odd);
+#if defined(SELSCAN_AVX512)
+  _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)));
+#elif defined(SELSCAN_AVX2)
+  const __m256i words = _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low.v), 16), _mm256_castps_si256(high.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words);
+#else
+  uint32_t lows[Lanes], highs[Lanes];
+  std::memcpy(lows, low.v, sizeof lows);
+  std::memcpy(highs, high.v, sizeof highs);
+  for (int i = 0; i < Lanes; i++) to[i] = lows[i] >> 16 | highs[i];
+#endif
+#endif
+}
+
+// pair() of 16 lanes, of which n are read; the others are zeros, and so are all where odd is null.
+inline void zip(const float* even, const float* odd, int n, uint32_t* to) {
   for (int i = 0; i < Width; i += Lanes) {
-    storeBf16(low + i, load(even + i));
-    storeBf16(high + i, load(odd + i));
+    const int here = n - i < Lanes ? n - i : Lanes;
+    if (here == Lanes) pair(load(even + i), odd ? load(odd + i) : set(0.0f), to + i);
+    else if (here > 0) pair(load(even + i, here), odd ? load(odd + i, here) : set(0.0f), to + i);
+    else pair(set(0.0f), set(0.0f), to + i);
   }
-  for (int i = 0; i < Width; i++) to[i] = static_cast<uint32_t>(low[i]) | static_cast<uint32_t>(high[i]) << 16;
+}
+
+// to[m·stride + i] = from[i][m], 16 × 16. On AVX-512 in 64 instructions: pairs of lines, pairs of pairs, then quarters of registers.
+inline void turn(const uint32_t (*from)[Width], uint32_t* to, int64_t stride) {
+#if defined(SELSCAN_AVX512)
+  __m512i a[Width], b[Width];
+  for (int i = 0; i < Width; i += 2) {
+    const __m512i even = _mm512_loadu_si512(from[i]), odd = _mm512_loadu_si512(from[i + 1]);
+    a[i] = _mm512_unpacklo_epi32(even, odd);
+    a[i + 1] = _mm512_unpackhi_epi32(even, odd);
+  }
+  for (int i = 0; i < Width; i += 4)  // lane group g of b[i + j] holds column 4g + j of lines i to i + 3
+    for (int j = 0; j < 2; j++) {
+      b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+      b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+    }
+  for (int j = 0; j < 4; j++) {
+    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x44), high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xee);
+    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x44), high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xee);
+    _mm512_storeu_si512(to + j * stride, _mm512_shuffle_i32x4(low01, low23, 0x88));
+    _mm512_storeu_si512(to + (4 + j) * stride, _mm512_shuffle_i32x4(low01, low23, 0xdd));
+    _mm512_storeu_si512(to + (8 + j) * stride, _mm512_shuffle_i32x4(high01, high23, 0x88));
+    _mm512_storeu_si512(to + (12 + j) * stride, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+  }
+#else
+  for (int m = 0; m < Width; m++)
+    for (int i = 0; i < Width; i++) to[m * stride + i] = from[i][m];
+#endif
 }
 
 // As gather() and zip() do for bf16 that stay bf16: no value is touched, not even one too small for the processor's products.
@@ -70,17 +121,27 @@ inline void packSquare(const cpu::Right& from, const cpu::Panels& shape, int64_t
   const int depth = left < 0 ? 0 : left < Width ? static_cast<int>(left) : Width;
   uint32_t* out = to + panel * shape.panelWords();
   const bool f32 = shape.precision == cpu::Precision::f32;
+  if (from.columnStride == 1 && from.dtype == Dtype::f32)
+    for (int i = 0; i < Width; i++)
+      __builtin_prefetch(reinterpret_cast<const float*>(from.data) + (k + Width + i) * from.innerStride + column);
   if (f32 && from.columnStride == 1 && from.dtype == Dtype::f32 && width == Width) {
     const float* line = reinterpret_cast<const float*>(from.data) + k * from.innerStride + column;
     for (int i = 0; i < depth; i++) std::memcpy(out + (k + i) * Width, line + i * from.innerStride, sizeof(float) * Width);
     return;
   }
   if (!f32 && from.dtype == Dtype::bf16) return packHalves(from, k, depth, column, width, out + k / 2 * Width);
+  if (!f32 && from.columnStride == 1) {
+    const float* line = reinterpret_cast<const float*>(from.data) + k * from.innerStride + column;
+    for (int i = 0; i < Width; i += 2)
+      zip(line + i * from.innerStride, i + 1 < depth ? line + (i + 1) * from.innerStride : nullptr, i < depth ? width : 0,
+          out + (k + i) / 2 * Width);
+    return;
+  }
   float rows[Width][Width];
   gather(from, k, depth, column, width, rows);
   if (f32) std::memcpy(out + k * Width, rows, sizeof(float) * Width * depth);
   else
-    for (int pair = 0; pair < Width / 2; pair++) zip(rows[2 * pair], rows[2 * pair + 1], out + (k / 2 + pair) * Width);
+    for (int i = 0; i < Width; i += 2) zip(rows[i], rows[i + 1], Width, out + (k + i) / 2 * Width);
 }
 
 // Panels [panels.begin, end), k in [inner.begin, end), which is whole squares; inner.end may lie beyond the last k.
@@ -94,54 +155,108 @@ void packRegion(const cpu::Right& from, const cpu::Panels& shape, cpu::Range pan
   }
 }
 
-void packPairs(const cpu::Left& a, const cpu::Block& block, const cpu::Range& inner, uint32_t* to) {
-  const int64_t rows = block.rowEnd - block.row, depth = inner.end - inner.begin;
-  if (a.innerStride == 1) {
-    for (int64_t m = 0; m < rows; m++) {
-      const float* from = a.data + (block.row + m) * a.rowStride + inner.begin;
-      uint16_t* line = reinterpret_cast<uint16_t*>(to + m * cpu::StepBlock);
-      int64_t k = 0;
-      for (; k + Lanes <= depth; k += Lanes) storeBf16(line + k, load(from + k));
-      for (; k < depth; k++) line[k] = toBf16(from[k]);
-      if (depth % 2) line[depth] = 0;
-    }
+// One row of A whose k follow one another: `depth` of them, at most a block of steps. `next` is read after it: processors foresee
+// no stream across pages, which would cost a row of A some 16 lines at the speed of L3's latency.
+inline void packLine(const float* from, const float* next, bool f32, int64_t depth, uint32_t* to) {
+  for (int64_t k = 0; k < depth; k += Width) __builtin_prefetch(next + k);
+  if (f32) {
+    std::memcpy(to, from, sizeof(float) * depth);
     return;
   }
-  const float zeros[Width] = {};
-  for (int64_t k = 0; k < depth; k += 2) {
-    const float* even = a.data + (inner.begin + k) * a.innerStride + block.row;
-    const bool paired = k + 1 < depth;
-    const float* odd = paired ? even + a.innerStride : zeros;
-    uint32_t* line = to + k / 2 * cpu::RowBlock;
-    int64_t m = 0;
-    for (; m + Width <= rows; m += Width) zip(even + m, paired ? odd + m : zeros, line + m);
-    for (; m < rows; m++)
-      line[m] = toBf16(even[m]) | static_cast<uint32_t>(paired ? toBf16(odd[m]) : 0) << 16;
+  uint16_t* line = reinterpret_cast<uint16_t*>(to);
+  int64_t k = 0;
+#if defined(SELSCAN_AVX512BF16)
+  for (; k + 2 * Lanes <= depth; k += 2 * Lanes)
+    _mm512_storeu_si512(line + k, (__m512i)_mm512_cvtne2ps_pbh(load(from + k + Lanes).v, load(from + k).v));
+#endif
+  for (; k + Lanes <= depth; k += Lanes) storeBf16(line + k, load(from + k));
+  for (; k < depth; k++) line[k] = toBf16(from[k]);
+  for (; k % (2 * Width) != 0; k++) line[k] = 0;
+}
+
+// 16 rows of A that follow one another (those beyond `rows` are zeros) × 16 steps with `depth` k from `from` on, turned in L1.
+inline void packTurned(const float* from, int64_t innerStride, bool f32, int rows, int64_t depth, uint32_t* to) {
+  const int perStep = f32 ? 1 : 2;
+  alignas(64) uint32_t square[Width][Width];
+  for (int i = 0; i < Width; i++) {
+    const float* line = from + i * perStep * innerStride;
+    for (int odd = 0; odd < perStep; odd++) __builtin_prefetch(line + (Width * perStep + odd) * innerStride);
+    if (i * perStep >= depth) std::memset(square[i], 0, sizeof square[i]);
+    else if (f32) std::memset(square[i], 0, sizeof square[i]), std::memcpy(square[i], line, sizeof(float) * rows);
+    else zip(line, i * perStep + 1 < depth ? line + innerStride : nullptr, rows, square[i]);
   }
+  turn(square, to, cpu::StepBlock);
+}
+
+void packRows(const cpu::Left& a, cpu::Precision precision, const cpu::Range& rows, const cpu::Range& inner, int64_t multiple,
+              uint32_t* to) {
+  const bool f32 = precision == cpu::Precision::f32;
+  const int64_t count = rows.end - rows.begin, depth = inner.end - inner.begin;
+  const int64_t perStep = f32 ? 1 : 2, stretch = cpu::StepBlock * perStep;
+  const float* from = a.data + rows.begin * a.rowStride + inner.begin * a.innerStride;
+  const auto place = [&](int64_t m, int64_t k) {
+    return to + k / stretch * cpu::packedWords(cpu::StepBlock) + m * cpu::StepBlock + k % stretch / perStep;
+  };
+  // Memory is read in its order.
+  if (a.innerStride == 1) {
+    for (int64_t m = 0; m < count; m++)
+      for (int64_t k = 0; k < depth; k += stretch) {
+        const float* line = from + m * a.rowStride + k;
+        packLine(line, m + 1 < count ? line + a.rowStride : line, f32, depth - k < stretch ? depth - k : stretch, place(m, k));
+      }
+  } else {
+    for (int64_t k = 0; k < depth; k += Width * perStep)
+      for (int64_t m = 0; m < count; m += Width)
+        packTurned(from + m + k * a.innerStride, a.innerStride, f32, count - m < Width ? static_cast<int>(count - m) : Width, depth - k,
+                   place(m, k));
+  }
+  for (int64_t m = count; m % multiple != 0; m++)
+    for (int64_t k = 0; k < depth; k += stretch) std::memset(place(m, k), 0, sizeof(uint32_t) * cpu::StepBlock);
 }
 
 }  // namespace selscan::ISA
 #else
+#if SELSCAN_X86
+// Once more, with the processor's own rounding to bf16: twice as fast, and numbers below 2^-126 become zeros, as in its products.
+SELSCAN_PUSH_TARGET_AVX512BF16
+#define ISA avx512bf16
+#define SELSCAN_AVX512 1
+#define SELSCAN_AVX512BF16 1
+namespace selscan::avx512bf16 {
+using avx512::F32, avx512::Lanes, avx512::load, avx512::roundedToBf16, avx512::set, avx512::store, avx512::storeBf16;
+}
+#include EACH_ISA
+#undef SELSCAN_AVX512BF16
+#undef SELSCAN_AVX512
+#undef ISA
+SELSCAN_POP_TARGET
+#endif
+
 namespace selscan::cpu {
 
 #if SELSCAN_X86
-#define CHOOSE(f) (isa() >= Isa::avx512 ? avx512::f : isa() == Isa::avx2 ? avx2::f : portable::f)
+#define CHOOSE(f) \
+  (isa() >= Isa::avx512bf16 ? avx512bf16::f : isa() == Isa::avx512 ? avx512::f : isa() == Isa::avx2 ? avx2::f : portable::f)
 #else
 #define CHOOSE(f) portable::f
 #endif
 
-void packPairs(const Left& a, const Block& block, Range inner, uint32_t* to) { CHOOSE(packPairs)(a, block, inner, to); }
+void packRows(const Left& a, Precision precision, Range rows, Range inner, int64_t multiple, uint32_t* to) {
+  CHOOSE(packRows)(a, precision, rows, inner, multiple, to);
+}
 
 Panels packPanels(const Right& from, Panels shape, std::byte* to) {
-  constexpr int64_t Stretch = 512, Wide = 16;
+  // Lines along the columns are read whole, a few at a time; lines along k by stretches of them.
+  const bool lines = from.columnStride == 1;
+  const int64_t stretch = lines ? 64 : 512, wide = lines ? shape.count() : 16;
   const auto packRegion = CHOOSE(packRegion);
   shape.words = reinterpret_cast<const uint32_t*>(to);
   const int64_t stored = shape.precision == Precision::f32 ? shape.inner : shape.panelWords() / PanelWidth * 2;
-  const int64_t stretches = (stored + Stretch - 1) / Stretch, groups = (shape.count() + Wide - 1) / Wide;
+  const int64_t stretches = (stored + stretch - 1) / stretch, groups = (shape.count() + wide - 1) / wide;
   parallel(groups * stretches, [&](int64_t task) {
-    const int64_t panel = task / stretches * Wide, k = task % stretches * Stretch;
-    const Range panels{panel, panel + Wide < shape.count() ? panel + Wide : shape.count()};
-    packRegion(from, shape, panels, {k, k + Stretch < stored ? k + Stretch : stored}, reinterpret_cast<uint32_t*>(to));
+    const int64_t panel = task / stretches * wide, k = task % stretches * stretch;
+    const Range panels{panel, panel + wide < shape.count() ? panel + wide : shape.count()};
+    packRegion(from, shape, panels, {k, k + stretch < stored ? k + stretch : stored}, reinterpret_cast<uint32_t*>(to));
   });
   return shape;
 }

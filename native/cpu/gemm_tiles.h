@@ -34,33 +34,41 @@ void square(const cpu::SquareArguments& s) {
   Tiles::template store<3>(lower + Half, s.cStride);
 }
 
+// One square of C and its sums over the steps that s.steps counts.
+template <class Tiles>
+void cornerSquare(cpu::SquareArguments s, const cpu::Corner& corner) {
+  alignas(64) float whole[cpu::Side][cpu::Side];
+  if (corner.rows == cpu::Side && corner.columns == cpu::Side) return square<Tiles>(s);
+  s.c = whole[0];
+  s.cStride = cpu::Side;
+  if (s.continued) corner.read(whole);
+  square<Tiles>(s);
+  corner.write(whole);
+}
+
 template <class Tiles>
 void productSquares(const cpu::Product& product, const cpu::Block& block) {
   const cpu::Panels& b = product.b;
   const int64_t rows = block.rowEnd - block.row, all = b.steps(), panelWords = b.panelWords();
-  alignas(64) float whole[cpu::Side][cpu::Side];
   Tiles::begin();
-  for (int64_t step = 0; step < all; step += cpu::StepBlock) {
-    const int64_t end = all - step < cpu::StepBlock ? b.inner : (step + cpu::StepBlock) * 2;
-    const uint32_t* a = cpu::packTileRows(product, block, {step * 2, end < b.inner ? end : b.inner});
-    cpu::SquareArguments s{};
-    s.steps = all - step < cpu::StepBlock ? all - step : cpu::StepBlock;
-    s.continued = product.continued || step > 0;
+  for (int64_t part = 0; part < all; part += cpu::PackedSteps) {
+    const uint32_t* a = cpu::leftRows(product, block, part, cpu::Side);
+    const int64_t partEnd = all - part < cpu::PackedSteps ? all : part + cpu::PackedSteps;
     for (int64_t panel = block.panel; panel < block.panelEnd; panel += 2) {
-      s.left = b.words + panel * panelWords + step * cpu::PanelWidth;
-      s.right = panel + 1 < block.panelEnd ? s.left + panelWords : s.left;  // alone: computed twice, stored once
-      const int64_t mine = (panel + 1 < block.panelEnd ? 2 : 1) * cpu::PanelWidth;
-      const int64_t left = b.columns - panel * cpu::PanelWidth, columns = left < mine ? left : mine;
-      for (int64_t r = 0; r < rows; r += cpu::Side) {
-        s.a = a + r * cpu::StepBlock;
-        float* c = product.c + (block.row + r) * product.cStride + panel * cpu::PanelWidth;
-        const cpu::Corner corner{c, product.cStride, rows - r < cpu::Side ? rows - r : cpu::Side, columns};
-        const bool inside = corner.rows == cpu::Side && columns == cpu::Side;
-        s.c = inside ? c : whole[0];
-        s.cStride = inside ? product.cStride : cpu::Side;
-        if (!inside && s.continued) corner.read(whole);
-        square<Tiles>(s);
-        if (!inside) corner.write(whole);
+      const bool two = panel + 1 < block.panelEnd;  // one alone is computed twice and stored once
+      const int64_t left = b.columns - panel * cpu::PanelWidth, mine = (two ? 2 : 1) * cpu::PanelWidth;
+      for (int64_t step = part; step < partEnd; step += cpu::StepBlock) {
+        cpu::SquareArguments s{};
+        s.left = b.words + panel * panelWords + step * cpu::PanelWidth;
+        s.right = two ? s.left + panelWords : s.left;
+        s.steps = partEnd - step < cpu::StepBlock ? partEnd - step : cpu::StepBlock;
+        s.cStride = product.cStride;
+        s.continued = product.continued || step > 0;
+        for (int64_t r = 0; r < rows; r += cpu::Side) {
+          s.a = a + cpu::packedWords(step - part) + r * cpu::StepBlock;
+          s.c = product.c + (block.row + r) * product.cStride + panel * cpu::PanelWidth;
+          cornerSquare<Tiles>(s, {s.c, s.cStride, rows - r < cpu::Side ? rows - r : cpu::Side, left < mine ? left : mine});
+        }
       }
     }
   }

@@ -25,6 +25,10 @@
   _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prefer-256-bit\"))), apply_to = function)")
 #define SELSCAN_PUSH_TARGET_AVX512BF16 \
   _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2\"))), apply_to = function)")
+#define SELSCAN_PUSH_TARGET_AVXVNNI \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,bmi2,avxvnni\"))), apply_to = function)")
+#define SELSCAN_PUSH_TARGET_AVX512VNNI \
+  _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2\"))), apply_to = function)")
 #define SELSCAN_PUSH_TARGET_AMX \
   _Pragma("clang attribute push(__attribute__((target(\"amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2\"))), apply_to = function)")
 #define SELSCAN_POP_TARGET _Pragma("clang attribute pop")
@@ -34,6 +38,9 @@
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2,prefer-vector-width=512\")")
 #define SELSCAN_PUSH_TARGET_AVX512BF16 \
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2,prefer-vector-width=512\")")
+#define SELSCAN_PUSH_TARGET_AVXVNNI _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,bmi2,avxvnni\")")
+#define SELSCAN_PUSH_TARGET_AVX512VNNI \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2,prefer-vector-width=512\")")
 #define SELSCAN_PUSH_TARGET_AMX \
   _Pragma("GCC push_options") _Pragma("GCC target(\"amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2\")")
 #define SELSCAN_POP_TARGET _Pragma("GCC pop_options")

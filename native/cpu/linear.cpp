@@ -1,15 +1,16 @@
 // Linear layers: y = act(x·Wᵀ + bias) + residual, and the gradients of the product. See lib/ops/linear.ts for the equations.
 //
-// The product, its register tiles and packed weights are in gemm.h. A task is a block of 96 rows × 256 columns of the output,
-// fewer columns where the output is small; bias, activation and residual are applied while the block is in L2. The
-// weight gradient sums over rows: x is packed in slabs of 512 rows, which stay in L3, between two passes over dweight.
-// Bound by multiply-adds. One core of an AMD EPYC (Zen 5), AVX-512, 2026-11-22, peak = 249 GFLOP/s in registers alone:
-//   f32   512×1024×1024 0.89 of peak, 8192×384×1536 0.87; weight gradient there 0.80 (slabs of 2048 rows: 0.68)
-//   bf16  the same with vdpbf16ps 1.79 and 1.84 times f32; weight gradient 1.6 times f32
+// The product, its register tiles, its tasks and packed weights are in gemm.h; bias, activation and residual are applied while a task's
+// block of the output is in L2. The weight gradient sums over rows: slabs of 512 rows of dy and x are packed, each element once,
+// and multiplied while they lie in L3. Bound by multiply-adds, below some 12 rows by reading the weight. One core of an AMD
+// EPYC (Zen 5), 2026-11-22, `selscan-bench linear`, bf16, share of the peak of vdpbf16ps in that run (528 GFLOP/s):
+//   512×1024×1024 forward 0.89, input gradient 0.90, weight gradient 0.83
+//   8192×256×1024 input gradient 0.83, weight gradient 0.67; 8192×512×256: 0.85 and 0.72; 8192×512×48: weight gradient 0.55
+//   f32 at 512×1024×1024: 0.88 of the peak of f32, as fast as sgemm of OpenBLAS 0.3.21 with its kernels for SkylakeX
 #include <cstring>
 
 #include "core/kernel.h"
-#include "cpu/gemm.h"
+#include "cpu/gemm_int8.h"
 #include "cpu/threads.h"
 #include "ops/linear.h"
 
@@ -77,13 +78,13 @@ void scaleByDerivative(const float* dy, const float* pre, float* dx, int64_t cou
 }  // namespace
 
 void linear(const Call& call) {
-  const auto [x, weight, bias, residual] = call.in<4>();
+  const auto [x, weight, bias, residual, scales] = call.in<5>();
   const auto [y, pre] = call.out<2>();
   if (!y && !pre) return;
   const int64_t rows = x[0], in = x[1], out = weight[0];
   float* sums = pre ? pre.f32() : y.f32();
-  const auto* words = reinterpret_cast<const uint32_t*>(call.prepared[1]);
-  const cpu::Product product{{x.f32(), in, 1}, {cpu::precisionOf(call.attributes), in, out, words}, sums, out};
+  cpu::Product product{{x.f32(), in, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), sums, out};
+  if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace);
   const Epilogue epilogue{sums, bias.f32(), residual.f32(), y.f32(), pre.f32(), out};
   const Activation activation = ops::activationOf(call.attributes);
   if (activation == Activation::none && !bias && !residual && !(y && pre)) return cpu::multiply(product, rows);
@@ -130,7 +131,7 @@ void linearWeightGrad(const Call& call) {
 }
 
 const Preparation* prepareForward(const Call& call, int input) {
-  return input == 1 ? forwardPanels(precisionOf(call.attributes)) : nullptr;
+  return weightForm(call, input, 1, 4, precisionOf(call.attributes));
 }
 const Preparation* prepareBackward(const Call& call, int input) {
   return input == 1 ? backwardPanels(precisionOf(call.attributes)) : nullptr;
@@ -138,14 +139,15 @@ const Preparation* prepareBackward(const Call& call, int input) {
 
 }  // namespace
 
-KERNEL(linear, cpu, "x weight bias? residual? -> y pre; activation precision dtype", .run = DISPATCH(linear),
-       .limit = ops::linearLimit, .prepare = prepareForward)
+KERNEL(linear, cpu, "x weight bias? residual? scales? -> y pre; activation precision dtype", .run = DISPATCH(linear),
+       .limit = ops::linearLimit,
+       .workspaceBytes = [](const Call& call) { return roundedBytes(call.inputs[1], call.inputs[0][0]); }, .prepare = prepareForward)
 KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision dtype", .run = linearInputGrad,
        .limit = ops::inputGradLimit, .prepare = prepareBackward)
 KERNEL(linearWeightGrad, cpu, "dy x -> dweight; precision", .run = linearWeightGrad, .limit = ops::weightGradLimit,
        .workspaceBytes = [](const Call& call) {
          const auto [dy, x] = call.in<2>();
-         return slabBytes(precisionOf(call.attributes), dy[0], x[1]);
+         return slabBytes(precisionOf(call.attributes), dy[1], dy[0], x[1]);
        })
 KERNEL(activationGrad, cpu, "dy pre -> dx; activation", .run = DISPATCH(activationGrad), .limit = ops::activationGradLimit,
        .inPlace = {{0, 0}, {0, 1}})

@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "core/kernel.h"
-#include "cpu/gemm.h"
+#include "cpu/gemm_int8.h"
 #include "cpu/threads.h"
 #include "ops/linear_cross_entropy.h"
 
@@ -98,15 +98,16 @@ void seeRows(const cpu::Product& product, const float* bias, const Loss& loss, c
   const int64_t count = rows.rowEnd - rows.row, panels = product.b.count();
   for (int64_t r = 0; r < count; r++) slot.states[r] = {-FLT_MAX, 0, 0, NAN};
   const auto run = cpu::blockProduct(product.b.precision);
+  const uint64_t id = cpu::newProduct();  // all chunks have the same rows
   constexpr int64_t Wide = Chunk / cpu::PanelWidth;
   for (int64_t panel = 0; panel < panels; panel += Wide) {
     const int64_t first = panel * cpu::PanelWidth, n = loss.vocab - first < Chunk ? loss.vocab - first : Chunk;
     cpu::Product chunk = product;
     chunk.a.data += rows.row * product.a.rowStride;
-    chunk.b.words += panel * product.b.panelWords();
-    chunk.b.columns = n;
+    chunk.b = product.b.from(panel, n);
     chunk.c = slot.logits[0];
     chunk.cStride = Chunk;
+    chunk.id = id;
     run(chunk, {0, count, 0, chunk.b.count()});
     for (int64_t r = 0; r < count; r++) {
       if (bias) addBias(bias + first, n, slot.logits[r]);
@@ -199,13 +200,12 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
 }  // namespace
 
 void linearCrossEntropy(const Call& call) {
-  const auto [x, weight, bias, targets] = call.in<4>();
+  const auto [x, weight, bias, targets, scales] = call.in<5>();
   const auto [losses, logsumexp] = call.out<2>();
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
   const Loss loss = lossOf(call, targets, vocab);
-  const auto* words = reinterpret_cast<const uint32_t*>(call.prepared[1]);
-  const cpu::Product product{{x.f32(), dim, 1}, {cpu::precisionOf(call.attributes), dim, vocab, words}, nullptr, Chunk};
+  const cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), nullptr, Chunk};
   const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
   const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
   cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp, shift = bias.f32()](int64_t task) {
@@ -251,23 +251,22 @@ size_t forwardBytes(const Call& call) {
 
 size_t gradientBytes(const Call& call) {
   const auto &x = call.inputs[1], &weight = call.inputs[2];
-  const int64_t longest = x[0] > weight[0] ? x[0] : weight[0];
-  return pieceBytes(x[0], weight[0]) + sumsBytes(call) + slabBytes(precisionOf(call.attributes), longest, x[1]);
+  const int64_t rows = x[0] < GradientRows ? x[0] : GradientRows, words = weight[0] < GradientWords ? weight[0] : GradientWords;
+  const Precision precision = precisionOf(call.attributes);
+  const size_t forRows = slabBytes(precision, rows, words, x[1]), forWords = slabBytes(precision, words, rows, x[1]);
+  return pieceBytes(x[0], weight[0]) + sumsBytes(call) + (forRows > forWords ? forRows : forWords);
 }
 
-const Preparation* panelsOf(const Call& call, bool weight) {
-  return weight ? forwardPanels(precisionOf(call.attributes)) : nullptr;
-}
 
 }  // namespace
 
-KERNEL(linearCrossEntropy, cpu, "x weight bias? targets -> losses logsumexp; ignore smoothing precision",
+KERNEL(linearCrossEntropy, cpu, "x weight bias? targets scales? -> losses logsumexp; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropy), .limit = ops::crossEntropyLimit, .workspaceBytes = forwardBytes,
-       .prepare = [](const Call& call, int input) { return panelsOf(call, input == 1); },
+       .prepare = [](const Call& call, int input) { return weightForm(call, input, 1, 4, precisionOf(call.attributes)); },
        .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[3], call.inputs[1][0]); })
 KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight bias? targets logsumexp -> dx dweight dbias; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropyGrad), .limit = ops::crossEntropyGradLimit, .workspaceBytes = gradientBytes,
-       .prepare = [](const Call& call, int input) { return panelsOf(call, input == 2); }, .readsPlain = true,
+       .prepare = [](const Call& call, int input) { return input == 2 ? forwardPanels(precisionOf(call.attributes)) : nullptr; }, .readsPlain = true,
        .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[4], call.inputs[2][0]); })
 
 }  // namespace selscan::cpu

@@ -24,6 +24,25 @@ inline void eachPass(int state, Body&& body) {
   }
 }
 
+// Lines of one vector of channels that are wanted soon, one of each stream per row. Rows are `inner` floats apart, so every row's
+// line is a miss of its own, and often on a page of its own: asked for only when it is wanted, each costs as much as its arithmetic.
+struct Ahead {
+  const float *read[4], *write[3];  // of the first row; null: none
+  int64_t inner;
+  int rows = 0;
+
+  void fetch(int t) const {
+    if (t >= rows) return;
+    for (const float* p : read)
+      if (p) cpu::prefetch(p + t * inner);
+    for (const float* p : write)
+      if (p) cpu::prefetchToWrite(p + t * inner);
+  }
+  void fetchAll() const {
+    for (int t = 0; t < rows; t++) fetch(t);
+  }
+};
+
 // Some rows of one vector of channels.
 struct Pass {
   int rows;
@@ -34,6 +53,7 @@ struct Pass {
   float* h;     // [state][lane]: the state before the first row, then after the last
   float* y;     // [row][lane]: += C·h
   float* kept;  // [row + 1][N states][lane]: the states before every row and after the last (Keep only)
+  Ahead ahead;
 };
 
 // h = exp(Δ A) h + Δ x B, y += C·h, row by row for the states [first, first + N) in registers.
@@ -45,6 +65,7 @@ inline void advance(const Pass& pass, int first) {
   for (int n = 0; n < N; n++) h[n] = load(pass.h + (first + n) * Lanes);
   const float *B = pass.B + first, *C = pass.C + first;
   for (int t = 0; t < pass.rows; t++, B += pass.bands, C += pass.bands) {
+    if (!Keep && first == 0) pass.ahead.fetch(t);
     const F32 delta = load(pass.delta + t * Lanes), input = load(pass.input + t * Lanes);
     F32 y = load(pass.y + t * Lanes);
 #pragma GCC unroll 16

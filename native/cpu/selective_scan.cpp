@@ -1,14 +1,19 @@
 // Selective scan, forward. See lib/ops/selective-scan.ts for the equations.
 //
-// A task is one vector of channels × one segment; it walks the segment in chunks of 64 rows: first Δ = softplus(delta + bias)
-// and Δ·x of all rows, then the recurrence with up to 16 states in registers, then the gate. B and C are broadcast
-// operands from L1. States are transposed between [channel][state] in memory and [state][lane] here, once per segment
-// and chunk. Vectors of channels end at the edge of a group: with fewer than 16 channels per group, lanes idle.
+// A task is one vector of channels × one segment, or many where segments are short; it walks the segment in chunks of 64 rows: first
+// Δ = softplus(delta + bias) and Δ·x of all rows, then the recurrence with up to 16 states in registers, then the gate; the lines of
+// the next chunk are fetched meanwhile. B and C are broadcast operands from L1. States are transposed between [channel][state] in
+// memory and [state][lane] here, once per segment and saved chunk. Vectors of channels end at the edge of a group: with fewer than 16
+// channels per group, lanes idle. A segment of one row takes its states as they lie (scanRow).
 //
-// Bound by the exponentials: 9 of 12 vector instructions per state. 512 rows × 1024 channels, state 16, with z, D and bias, on
-// an AMD EPYC (Zen 5), AVX-512, 2026-11-22, beside other work: 2.4–2.6 ns per channel·token on one core, 1.6–1.8 times that
-// speed on two; 27–40 times a plain scalar loop with expf. State 64: 7 ns. AVX2: 6.9 ns. A single row pays for its transposes:
-// 20 ns per channel.
+// The recurrence is bound by the exponentials: 9 of 12 vector instructions per state, 5.0 cycles of Zen 5 with AVX-512 or 1.25 ns per
+// channel·token at state 16. The rest is softplus, gate and memory.
+// AMD EPYC (Zen 5), AVX-512, 2026-11-22, a noisy machine: 512 rows × 1536 channels 1.9 to 2.3 ms on one thread (2.4 to 2.9 ns per
+// channel·token), 2.2 on two; 16 × 512 rows × 512 channels with saved states 16.3 and 12.8 ms. The fetching is worth no more than that
+// noise here; the gradient and the convolution gain by it. One row of 1536 channels, state in memory: 6.6 µs (36.9 with a gather of
+// every number).
+// Tried: 2^x from a table of 16 and a cubic polynomial (vpermps): 1.12 ns for 1.25; in pairs and fours of states: 1.17; Estrin's
+// order: 1.27; exponents by integer additions in place of vscalefps: 1.26.
 #include "cpu/selective_scan.h"
 #include "cpu/threads.h"
 
@@ -22,6 +27,14 @@
 namespace selscan::ISA {
 namespace {
 
+constexpr float Log2E = 1.4426950408889634f;
+// Neighbouring vectors of channels that walk together, chunk by chunk. With 4, one thread takes twice the time for a prompt (3.8 ms for
+// 1.9, 512 rows × 1536 channels), and two threads gain nothing.
+constexpr int Stripe = 1;
+// Rows of one vector of channels that a task has where segments are short. One row of 96 vectors takes 8 µs on one core, of which memory
+// could give no more to two.
+constexpr int64_t TaskRows = 128;
+
 struct Scan {
   const float *x, *delta, *A, *B, *C, *D, *z, *bias;  // null: absent
   const float* initial;
@@ -32,10 +45,10 @@ struct Scan {
   bool softplus;
 };
 
-// One chunk of one vector of channels.
+// One chunk of one vector of channels, and what stays with each of a stripe of them.
 struct Tile {
   alignas(64) float delta[cpu::ScanChunk * Lanes], input[cpu::ScanChunk * Lanes], y[cpu::ScanChunk * Lanes];
-  alignas(64) float decay[cpu::ScanStateMax * Lanes], h[cpu::ScanStateMax * Lanes];
+  alignas(64) float decay[Stripe][cpu::ScanStateMax * Lanes], h[Stripe][cpu::ScanStateMax * Lanes];
 };
 
 // Δ, Δ·x, and the skip D·x that y starts from.
@@ -61,34 +74,109 @@ void finishRows(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin,
   }
 }
 
-void scanChunk(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin, int rows, Tile& tile) {
+// What scanChunk will touch in these rows.
+Ahead linesAhead(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin, int rows) {
+  const int64_t at = begin * scan.inner + block.channel;
+  const auto line = [&](auto* data) { return data ? data + at : nullptr; };
+  return {.read = {line(scan.x), line(scan.delta), line(scan.z), nullptr}, .write = {line(scan.y), nullptr, nullptr},
+          .inner = scan.inner, .rows = rows};
+}
+
+void scanChunk(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin, int rows, const Ahead& ahead, int v, Tile& tile) {
   prepareRows(scan, block, begin, rows, tile);
   const int64_t band = begin * scan.bands + block.group * scan.state;
-  const Pass pass{.rows = rows, .delta = tile.delta, .input = tile.input, .decay = tile.decay, .B = scan.B + band, .C = scan.C + band,
-                  .bands = scan.bands, .h = tile.h, .y = tile.y, .kept = nullptr};
+  const Pass pass{.rows = rows, .delta = tile.delta, .input = tile.input, .decay = tile.decay[v], .B = scan.B + band, .C = scan.C + band,
+                  .bands = scan.bands, .h = tile.h[v], .y = tile.y, .kept = nullptr, .ahead = ahead};
   eachPass(scan.state, [&]<int N>(int first) { advance<N, false>(pass, first); });
   if (scan.y) finishRows(scan, block, begin, rows, tile);
 }
 
-void scanSegment(const Scan& scan, const cpu::ChannelBlock& block, const Segment& segment, int64_t s) {
-  Tile tile;
-  const int64_t slotSize = scan.inner * scan.state, offset = block.channel * scan.state;
-  const auto keep = [&](float* states, int64_t slot) {
-    scatterLanes(tile.h, scan.state, block.lanes, states + slot * slotSize + offset);
-  };
-  gatherLanes(scan.A + offset, scan.state, block.lanes, 1.4426950408889634f, tile.decay);
-  const float* start = scan.initial ? scan.initial + s * slotSize
-                       : scan.carried && segment.from > 0 ? scan.carried + segment.from * slotSize
-                                                          : nullptr;
-  if (start) gatherLanes(start + offset, scan.state, block.lanes, 1.0f, tile.h);
-  else std::memset(tile.h, 0, sizeof tile.h);
-  int64_t chunk = ops::savedChunk(segment.begin, s);
-  for (int64_t begin = segment.begin; begin < segment.end; begin += cpu::ScanChunk, chunk++) {
-    if (scan.saved) keep(scan.saved, chunk);
-    scanChunk(scan, block, begin, static_cast<int>(std::min<int64_t>(cpu::ScanChunk, segment.end - begin)), tile);
+// Where a segment's state comes from and goes to, at one vector of channels.
+struct Places {
+  const float* start;       // null: zeros
+  float *final, *carried;   // null: nowhere
+
+  Places(const Scan& scan, const cpu::ChannelBlock& block, const Segment& segment, int64_t s) {
+    const int64_t slotSize = scan.inner * scan.state, offset = block.channel * scan.state;
+    start = scan.initial ? scan.initial + s * slotSize + offset
+            : scan.carried && segment.from > 0 ? scan.carried + segment.from * slotSize + offset
+                                               : nullptr;
+    final = scan.final ? scan.final + s * slotSize + offset : nullptr;
+    carried = scan.carried && segment.to > 0 ? scan.carried + segment.to * slotSize + offset : nullptr;
   }
-  if (scan.final) keep(scan.final, s);
-  if (scan.carried && segment.to > 0) keep(scan.carried, segment.to);
+};
+
+// One row. States are taken as they lie, a channel's after one another in a vector, until they are added up in y: every number
+// goes through the operations of `advance` in their order, so that one row at a time gives the bits of many.
+void scanRow(const Scan& scan, const cpu::ChannelBlock& block, int64_t row, const Places& places, Tile& tile) {
+  prepareRows(scan, block, row, 1, tile);
+  const float* A = scan.A + block.channel * scan.state;
+  const int64_t band = row * scan.bands + block.group * scan.state;
+  F32 y = load(tile.y);
+  for (int first = 0; first < scan.state; first += Lanes) {
+    const F32 B = load(scan.B + band + first);
+    F32 h[Lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < Lanes; i++) {
+      const int64_t at = int64_t{i} * scan.state + first;
+      const F32 before = places.start ? load(places.start + at) : set(0.0f);
+      h[i] = fma(exp2(set(tile.delta[i]) * (load(A + at) * set(Log2E))), before, set(tile.input[i]) * B);
+      if (places.final) store(places.final + at, h[i]);
+      if (places.carried) store(places.carried + at, h[i]);
+    }
+    transpose(h);
+#pragma GCC unroll 16
+    for (int n = 0; n < Lanes; n++) y = fma(h[n], set(scan.C[band + first + n]), y);
+  }
+  store(tile.y, y);
+  if (scan.y) finishRows(scan, block, row, 1, tile);
+}
+
+// A segment at up to Stripe vectors of channels.
+void scanRows(const Scan& scan, const cpu::ChannelBlocks& blocks, int64_t first, int vectors, const Segment& segment, int64_t s,
+              Tile& tile) {
+  for (int v = 0; v < vectors; v++) {
+    const cpu::ChannelBlock block = blocks.at(first + v);
+    const Places places(scan, block, segment, s);
+    gatherLanes(scan.A + block.channel * scan.state, scan.state, block.lanes, Log2E, tile.decay[v]);
+    if (places.start) gatherLanes(places.start, scan.state, block.lanes, 1.0f, tile.h[v]);
+    else std::memset(tile.h[v], 0, sizeof tile.h[v]);
+  }
+  const auto rowsFrom = [&](int64_t row) { return static_cast<int>(std::min<int64_t>(cpu::ScanChunk, segment.end - row)); };
+  linesAhead(scan, blocks.at(first), segment.begin, rowsFrom(segment.begin)).fetchAll();
+  int64_t chunk = ops::savedChunk(segment.begin, s);
+  for (int64_t begin = segment.begin; begin < segment.end; begin += cpu::ScanChunk, chunk++)
+    for (int v = 0; v < vectors; v++) {
+      const cpu::ChannelBlock block = blocks.at(first + v);
+      const int rows = rowsFrom(begin);
+      float* saved = scan.saved + (chunk * scan.inner + block.channel) * scan.state;
+      if (scan.saved) scatterLanes(tile.h[v], scan.state, block.lanes, saved);
+      const Ahead ahead = v + 1 < vectors              ? linesAhead(scan, blocks.at(first + v + 1), begin, rows)
+                          : begin + rows < segment.end ? linesAhead(scan, blocks.at(first), begin + rows, rowsFrom(begin + rows))
+                                                       : Ahead{};
+      scanChunk(scan, block, begin, rows, ahead, v, tile);
+    }
+  for (int v = 0; v < vectors; v++) {
+    const cpu::ChannelBlock block = blocks.at(first + v);
+    const Places places(scan, block, segment, s);
+    for (float* to : {places.final, places.carried})
+      if (to) scatterLanes(tile.h[v], scan.state, block.lanes, to);
+  }
+}
+
+// A segment at the vectors of channels [first, last).
+void scanSegment(const Scan& scan, const cpu::ChannelBlocks& blocks, int64_t first, int64_t last, const Segment& segment, int64_t s) {
+  Tile tile;
+  const int64_t rows = segment.end - segment.begin;
+  const bool byRow = rows == 1 && scan.saved == nullptr && scan.state % Lanes == 0;
+  for (int64_t b = first, next; b < last; b = next) {
+    const cpu::ChannelBlock block = blocks.at(b);
+    const Places places(scan, block, segment, s);
+    next = byRow || rows == 0 ? b + 1 : std::min(last, b + Stripe);
+    if (byRow && block.lanes == Lanes) scanRow(scan, block, segment.begin, places, tile);
+    else if (rows > 0) scanRows(scan, blocks, b, static_cast<int>(next - b), segment, s, tile);
+    else if (places.final) std::memset(places.final, 0, sizeof(float) * static_cast<size_t>(block.lanes * scan.state));
+  }
 }
 
 }  // namespace
@@ -102,13 +190,10 @@ void selectiveScan(const Call& call) {
   const cpu::ChannelBlocks blocks(inner, B[1] / state, Lanes);
   const int32_t* lines = segments.i32();
   cpu::zeroSpareRows(segments, rows, inner, scan.y);
-  cpu::parallel(blocks.count() * segments[0], [&](int64_t task) {
-    const int64_t s = task / blocks.count();
-    const cpu::ChannelBlock block = blocks.at(task % blocks.count());
-    const Segment segment = segmentAt(lines, s);
-    if (segment.begin < segment.end) scanSegment(scan, block, segment, s);
-    else if (scan.final)
-      std::memset(scan.final + (s * inner + block.channel) * state, 0, sizeof(float) * static_cast<size_t>(block.lanes * state));
+  const int64_t each = std::max<int64_t>(Stripe, TaskRows * segments[0] / rows), tasks = (blocks.count() + each - 1) / each;
+  cpu::parallel(tasks * segments[0], [&](int64_t task) {
+    const int64_t s = task / tasks, first = task % tasks * each;
+    scanSegment(scan, blocks, first, std::min(blocks.count(), first + each), segmentAt(lines, s), s);
   });
 }
 

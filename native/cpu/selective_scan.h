@@ -37,7 +37,7 @@ struct ChannelBlocks {
 struct ScanGradPlan {
   static constexpr int64_t PartsMax = 8;      // bounds the copies of dA
   static constexpr int64_t PartialMax = 256;  // floats per row of partial dB, and of dC: 2 KB per row in all
-  static constexpr int64_t TileFloats = 9 * ScanChunk * Width + (ScanChunk + 1) * Width * Width + 2 * ScanChunk * ScanStateMax;
+  static constexpr int64_t TileFloats = 10 * ScanChunk * Width + (ScanChunk + 1) * Width * Width + 2 * ScanChunk * ScanStateMax;
 
   int64_t rows, padded, state, groups, stripes, parts;
 

@@ -12,6 +12,20 @@
 #include "core/dtype.h"
 #include "cpu/isa.h"
 
+namespace selscan::cpu {
+// Asks for the line at p, which lies in memory we own, to be near before it is read (or written) a microsecond from now.
+inline void prefetch([[maybe_unused]] const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
+inline void prefetchToWrite([[maybe_unused]] const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 1, 2);
+#endif
+}
+}  // namespace selscan::cpu
+
 namespace selscan::portable {
 inline constexpr int Lanes = 4;
 struct F32 {

@@ -63,10 +63,30 @@ inline F32 log1p(F32 x) {
   return selectGreater(u, set(3.402823466e38f), u, logNormal(u) + (x - (u - set(1.0f))) / u);
 }
 
-// softplus(x) = log(1 + e^x), x itself above 20 as in torch.
+// log(1 + t) of t in [0, 1]: t + t²·Q(t) (Q: degree 8, minimax, relative error 5e-9; 1.1e-7 with rounding). No quotient.
+inline F32 log1pOfUnit(F32 t) {
+  F32 q = fma(set(-3.3074074890464544e-3f), t, set(2.0154505968093872e-2f));
+  q = fma(q, t, set(-5.756990611553192e-2f));
+  q = fma(q, t, set(0.10670919716358185f));
+  q = fma(q, t, set(-0.153496652841568f));
+  q = fma(q, t, set(0.19693396985530853f));
+  q = fma(q, t, set(-0.2495819479227066f));
+  q = fma(q, t, set(0.3333047330379486f));
+  q = fma(q, t, set(-0.4999993145465851f));
+  return fma(t, q * t, t);
+}
+
+// softplus(x) = log(1 + e^x) = max(x, 0) + log(1 + e^−|x|), which is x itself above 20 as in torch: e^−20 is lost beside it.
 inline F32 softplus(F32 x) {
-  const F32 limit = set(20.0f);
-  return selectGreater(x, limit, x, log1p(exp(min(limit, x))));
+  const F32 zero = set(0.0f);
+  return max(zero, x) + log1pOfUnit(exp(zero - abs(x)));
+}
+
+// The same, and its derivative σ(x) from the same exponential; σ(x) is 1 above 20, as in torch.
+inline F32 softplus(F32 x, F32& slope) {
+  const F32 zero = set(0.0f), one = set(1.0f), t = exp(zero - abs(x));
+  slope = selectGreater(x, zero, one, t) / (one + t);
+  return max(zero, x) + log1pOfUnit(t);
 }
 
 // σ(x) = 1/(1 + e^−x). Where e^−x is infinite the quotient is 0, as it should be.

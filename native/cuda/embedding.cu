@@ -50,7 +50,7 @@ __global__ __launch_bounds__(Threads) void copyRows(const int32_t* ids, const T*
 }
 
 void embedding(const Call& call) {
-  const auto [ids, weight] = call.in<2>();
+  const auto [ids, weight, scales] = call.in<3>();
   const auto [y] = call.out<1>();
   if (!y) return;
   const int64_t rows = ids[0], vocab = weight[0], dim = weight[1];
@@ -331,7 +331,7 @@ std::string gradLimit(const Call& call) {
   return {};
 }
 
-KERNEL(embedding, cuda, "ids weight -> y", .run = embedding, .limit = ops::embeddingLimit, .checkInputs = ops::checkEmbedding)
+KERNEL(embedding, cuda, "ids weight scales? -> y", .run = embedding, .limit = ops::embeddingLimit, .checkInputs = ops::checkEmbedding)
 KERNEL(embeddingGrad, cuda, "dy ids -> dweight; vocab", .run = embeddingGrad, .limit = gradLimit,
        .workspaceBytes = [](const Call& call) {
          const Tensor &dy = call.inputs[0], &dweight = call.outputs[0];

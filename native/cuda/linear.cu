@@ -10,7 +10,7 @@ namespace selscan::cuda {
 namespace {
 
 void linear(const Call& call) {
-  const auto [x, weight, bias, residual] = call.in<4>();
+  const auto [x, weight, bias, residual, scales] = call.in<5>();
   const auto [y, pre] = call.out<2>();
   if (!y && !pre) return;
   const Finish finish{.columns = weight[0],
@@ -76,7 +76,7 @@ void activationGrad(const Call& call) {
 
 }  // namespace
 
-KERNEL(linear, cuda, "x weight bias? residual? -> y pre; activation precision dtype", .run = linear,
+KERNEL(linear, cuda, "x weight bias? residual? scales? -> y pre; activation precision dtype", .run = linear,
        .limit = withCublas<ops::linearLimit>,
        .prepare = [](const Call& call, int input) { return input < 2 ? planesFor(call, input) : nullptr; }, .inPlace = {{0, 3}})
 KERNEL(linearInputGrad, cuda, "dy weight -> dx; precision dtype", .run = linearInputGrad,

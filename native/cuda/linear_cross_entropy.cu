@@ -111,7 +111,7 @@ struct ForwardPieces {
 };
 
 void linearCrossEntropy(const Call& call) {
-  const auto [x, weight, bias, targets] = call.in<4>();
+  const auto [x, weight, bias, targets, scales] = call.in<5>();
   const auto [losses, logsumexp] = call.out<2>();
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
@@ -264,7 +264,7 @@ size_t gradientBytes(const Call& call) {
 
 }  // namespace
 
-KERNEL(linearCrossEntropy, cuda, "x weight bias? targets -> losses logsumexp; ignore smoothing precision", .run = linearCrossEntropy,
+KERNEL(linearCrossEntropy, cuda, "x weight bias? targets scales? -> losses logsumexp; ignore smoothing precision", .run = linearCrossEntropy,
        .limit = withCublas<ops::crossEntropyLimit>, .workspaceBytes = forwardBytes,
        .prepare = [](const Call& call, int input) { return input < 2 ? planesFor(call, input) : nullptr; },
        .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[3], call.inputs[1][0]); })

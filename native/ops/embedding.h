@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/dims.h"
+#include "ops/linear.h"
 
 namespace selscan::ops {
 
@@ -16,7 +17,11 @@ inline void checkIds(const Tensor& ids, int64_t vocab) {
   }
 }
 
-inline std::string embeddingLimit(const Call& call) { return dimsMismatch(call, {"i32 rows", "float vocab dim"}, {"rows dim"}); }
+inline std::string embeddingLimit(const Call& call) {
+  const std::string wrong = dimsMismatch(
+      call, {"i32 rows", weightPattern(call, 1, "i8 vocab dim", "float vocab dim"), "? bf16 vocab groups"}, {"rows dim"});
+  return wrong.empty() ? scalesLimit(call, 1, 2) : wrong;
+}
 inline void checkEmbedding(const Call& call) { checkIds(call.inputs[0], call.inputs[1][0]); }
 
 inline std::string embeddingGradLimit(const Call& call) {

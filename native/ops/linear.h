@@ -7,7 +7,8 @@
 
 namespace selscan::ops {
 
-enum class Precision : uint8_t { f32, bf16 };
+// int8: of weights in 8 bits, whatever the attribute says.
+enum class Precision : uint8_t { f32, bf16, int8 };
 inline Precision precisionOf(const Attributes& attributes) {
   return attributes.word("precision") == "bf16" ? Precision::bf16 : Precision::f32;
 }
@@ -37,11 +38,27 @@ inline const char* each(const Call& call, const char* halves, const char* floats
   return call.device.storesBf16Activations() ? halves : floats;
 }
 
+// Where the device multiplies by weights in 8 bits, such a weight and the scales of its groups of 32; elsewhere, and of others, none.
+inline const char* weightPattern(const Call& call, int weight, const char* eights, const char* floats) {
+  return call.inputs[weight].dtype == Dtype::i8 && call.device.multipliesInt8() ? eights : floats;
+}
+inline std::string scalesLimit(const Call& call, int weight, int scales) {
+  const Tensor &matrix = call.inputs[weight], &given = call.inputs[scales];
+  if (matrix.dtype != Dtype::i8)
+    return given.given ? "scales come with a weight of i8, got them with one of " + std::string(name(matrix.dtype)) : "";
+  if (!given.given) return "a weight of i8 comes with scales, got none";
+  const int64_t groups = (matrix[1] + 31) / 32;
+  if (given[1] == groups) return "";
+  return "scales are one for each 32 of " + std::to_string(matrix[1]) + ", " + std::to_string(groups) + ", got " + std::to_string(given[1]);
+}
+
 inline std::string linearLimit(const Call& call) {
   const char* out = each(call, "float rows out", "rows out");
   std::string wrong = dimsMismatch(
-      call, {each(call, "float rows in", "rows in"), "float out in", "? out", each(call, "? float rows out", "? rows out")},
+      call, {each(call, "float rows in", "rows in"), weightPattern(call, 1, "i8 out in", "float out in"), "? out",
+             each(call, "? float rows out", "? rows out"), "? bf16 out groups"},
       {out, out});
+  if (wrong.empty()) wrong = scalesLimit(call, 1, 4);
   if (wrong.empty()) wrong = precisionLimit(call);
   return wrong.empty() ? activationLimit(call) : wrong;
 }

@@ -17,8 +17,11 @@ inline TargetLoss targetLossOf(const Call& call, const Tensor& targets, int64_t 
 }
 
 inline std::string crossEntropyLimit(const Call& call) {
-  const std::string wrong =
-      dimsMismatch(call, {each(call, "float rows dim", "rows dim"), "float vocab dim", "? vocab", "i32 rows"}, {"rows", "rows"});
+  std::string wrong = dimsMismatch(call,
+                                   {each(call, "float rows dim", "rows dim"), weightPattern(call, 1, "i8 vocab dim", "float vocab dim"),
+                                    "? vocab", "i32 rows", "? bf16 vocab groups"},
+                                   {"rows", "rows"});
+  if (wrong.empty()) wrong = scalesLimit(call, 1, 4);
   return wrong.empty() ? precisionLimit(call) : wrong;
 }
 inline std::string crossEntropyGradLimit(const Call& call) {

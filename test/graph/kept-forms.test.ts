@@ -106,3 +106,56 @@ test("a weight that is read packed alone takes its memory once, and a table besi
     t.true((await store.memory()).derived > 0, "another form is there beside it")
   }
 })
+
+const eights = (out: number, inner: number, scales: "weight" | "input" = "weight") =>
+  trace("eights", (t) => {
+    const matrix = {
+      weight: t.weight("w", "i8", [out, inner]),
+      scales: t[scales]("s", "bf16", [out, Math.ceil(inner / 32)]),
+    }
+    return {
+      y: linear({ x: t.input("x", "f32", [2, inner]), ...matrix }).y,
+      rows: embedding({ ids: t.input("ids", "i32", [3]), ...matrix }).y,
+    }
+  })
+
+for (const [out, inner] of [
+  [1, 1],
+  [16, 32],
+  [50, 96],
+  [33, 47],
+  [700, 1024],
+] as const) {
+  test(`a weight of ${out} × ${inner} in 8 bits and its scales read back as they were written`, async (t) => {
+    await using store = new Store("cpu")
+    const q = Int8Array.from({ length: out * inner }, (_, i) => ((i * 37) % 255) - 127)
+    const scales = weightBits("bf16", out * Math.ceil(inner / 32)).map((bits) => bits & 0x7fff) as Uint16Array
+    const [slot, scaleSlot] = [
+      { name: "w", dtype: "i8", shape: [out, inner] },
+      { name: "s", dtype: "bf16", shape: [out, Math.ceil(inner / 32)] },
+    ] as const
+    await store.upload("weight", slot, q)
+    await store.upload("weight", scaleSlot, scales)
+    const inputs = {
+      x: Float32Array.from({ length: 2 * inner }, (_, i) => Math.cos(i)),
+      ids: Int32Array.of(0, out - 1, -1),
+    }
+    const first = await (await store.compile(eights(out, inner))).run(inputs)
+    const held = q.byteLength + scales.byteLength
+    if (inner % 32 === 0) t.is((await store.memory()).weights + (await store.memory()).derived, held, "kept once")
+    t.deepEqual(await store.download("weight", "w"), new Uint8Array(bytesOf(q)))
+    t.deepEqual(await store.download("weight", "s"), new Uint8Array(bytesOf(scales)))
+    const [at, length] = [Math.floor(q.length / 3), Math.ceil(q.length / 2)]
+    t.deepEqual(await store.download("weight", "w", at, length), new Uint8Array(q.buffer.slice(at, at + length)))
+
+    const mixed = await store.compile(eights(out, inner, "input")) // scales of one run beside a weight that is packed alone
+    t.deepEqual(await mixed.run({ ...inputs, s: scales }), first)
+
+    const changed = q.slice()
+    changed[q.length - 1] = q.at(-1) === 5 ? 6 : 5
+    await store.upload("weight", slot, changed.subarray(q.length - 1), q.length - 1)
+    t.deepEqual(await store.download("weight", "w"), new Uint8Array(bytesOf(changed)))
+    const again = await (await store.compile(eights(out, inner))).run(inputs)
+    t.notDeepEqual(again.rows, first.rows, "a weight that was written is packed anew")
+  })
+}

@@ -66,7 +66,7 @@ void compare(const char* kernel, BlockProduct run, const Case& c) {
 }
 
 void compareAll(const char* kernel, BlockProduct run, Precision precision) {
-  for (const int64_t rows : {1, 2, 5, 6, 7, 31, 33, 97})
+  for (const int64_t rows : {1, 2, 5, 7, 12, 13, 31, 33, 97})
     for (const int64_t inner : {1, 2, 15, 17, 33, 256, 513, 1100})
       for (const int64_t columns : {1, 16, 17, 31, 64, 100})
         for (const bool turned : {false, true}) compare(kernel, run, {precision, rows, inner, columns, turned});
@@ -86,6 +86,25 @@ TEST("the AMX product sums what it should on emulated tiles") {
   compareAll("emulated AMX", productTilesEmulated, Precision::bf16);
 }
 
+TEST("a row alone has the bits that it has among many, however C is cut") {
+  const int64_t inner = 2 * PackedSteps + 37, columns = 40, all = 130;  // A is packed in more than one part in either precision
+  std::vector<float> a(all * inner), b(inner * columns);
+  for (size_t i = 0; i < a.size(); i++) a[i] = std::sin(static_cast<float>(i));
+  for (size_t i = 0; i < b.size(); i++) b[i] = std::cos(static_cast<float>(i));
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    const Panels shape{precision, inner, columns};
+    std::vector<Aligned> room(shape.sizeBytes() / sizeof(Aligned));
+    const Panels panels = packPanels({reinterpret_cast<const std::byte*>(b.data()), Dtype::f32, columns, 1}, shape, room.data()->bytes);
+    std::vector<float> among(all * columns), alone(all * columns);
+    multiply({{a.data(), inner, 1}, panels, among.data(), columns}, all);
+    for (const int64_t rows : {1, 2, 7, 8, 11, 13, 33, 97})
+      for (int64_t row = 0; row + rows <= all; row += 29) {
+        multiply({{a.data() + row * inner, inner, 1}, panels, alone.data(), columns}, rows);
+        CHECK(std::memcmp(alone.data(), among.data() + row * columns, rows * columns * sizeof(float)) == 0, rows, row);
+      }
+  }
+}
+
 TEST("a sum that continues in C has the bits of one that did not stop") {
   const int64_t rows = 5, inner = 1100, columns = 40, cut = 512;
   std::vector<float> a(rows * inner), b(inner * columns);
@@ -93,7 +112,7 @@ TEST("a sum that continues in C has the bits of one that did not stop") {
   for (size_t i = 0; i < b.size(); i++) b[i] = std::cos(static_cast<float>(i));
   for (const Precision precision : {Precision::f32, Precision::bf16}) {
     const std::vector<float> whole = multiplied(blockProduct(precision), {precision, rows, inner, columns, false}, a, b);
-    std::vector<Aligned> room(slabBytes(precision, inner, columns) / sizeof(Aligned));
+    std::vector<Aligned> room(slabBytes(precision, rows, inner, columns) / sizeof(Aligned));
     std::vector<float> out(rows * columns);
     const Product product{{a.data(), inner, 1}, {precision, inner, columns}, out.data(), columns};
     static_assert(SlabRows == cut);

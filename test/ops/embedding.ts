@@ -1,4 +1,6 @@
 import { embedding, embeddingGrad } from "../../lib/ops/embedding.ts"
+import { device } from "../device.ts"
+import { eightBits, scaled } from "./linear.ts"
 import { bf16, ints, normal, type OpCase, type OpSpec, type Tensor64, values } from "./spec.ts"
 
 /** Ids with a spare row among them. */
@@ -51,6 +53,22 @@ export const specs: OpSpec[] = [
       { title: "bf16 table", inputs: { ids: withSpare(9, 20), weight: bf16(normal([20, 37], 4)) } },
       { title: "16384 bytes", inputs: sized(16384, 256, 512), slow: true, bench: true },
     ],
+  },
+  {
+    op: embedding,
+    reference: ({ ids, weight, scales }: Record<string, Tensor64>) => {
+      const [dim, table] = [weight!.shape[1]!, scaled(weight!, scales!)]
+      const y = new Float64Array(ids!.data.length * dim)
+      ids!.data.forEach((id, row) => {
+        if (id >= 0) y.set(table.subarray(id * dim, (id + 1) * dim), row * dim)
+      })
+      return { y }
+    },
+    differentiable: [],
+    cases: [
+      { title: "8 bits", inputs: { ids: withSpare(9, 20), ...eightBits(20, 37) } },
+      { title: "8 bits, rows of three groups", inputs: { ids: withSpare(70, 33), ...eightBits(33, 96) } },
+    ].filter(() => device === "cpu"),
   },
   {
     op: embeddingGrad,

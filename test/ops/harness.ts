@@ -14,9 +14,10 @@ import { bf16, type OpCase, type OpSpec, type Tensor64 } from "./spec.ts"
 export type Numbers = Float32Array | Int32Array
 export type Results = Record<string, Numbers>
 
-/** Inputs that the op updates are stored values, and so are bf16 weights, whose gradients stay f32; the others are inputs. */
+/** Inputs that the op updates are stored values, and so are weights of bf16 and i8, whose gradients stay f32; the others are inputs. */
 function storageOf(spec: OpSpec, key: string, { dtype }: Tensor64): StoredKind | "input" {
   if (((spec.op.definition.updates ?? []) as string[]).includes(key)) return "training"
+  if (dtype === "i8" || key === "scales") return "weight"
   return key === "weight" && dtype === "bf16" ? "weight" : "input"
 }
 
@@ -65,6 +66,7 @@ const numbers = (dtype: Dtype, array: HostArray): Numbers =>
 /** A tensor as a run takes it. Its bf16 values are exact already. */
 function hostBytes({ dtype, data }: Tensor64): HostArray {
   if (dtype === "i32") return Int32Array.from(data)
+  if (dtype === "i8") return Int8Array.from(data)
   const floats = Float32Array.from(data)
   return dtype === "f32" ? floats : Uint16Array.from(new Uint32Array(floats.buffer), (bits) => bits >>> 16)
 }

@@ -1,11 +1,13 @@
 import { activationGrad, linear, linearInputGrad, linearWeightGrad } from "../../lib/ops/linear.ts"
-import { bf16, normal, type OpSpec, type Tensor64, uniform } from "./spec.ts"
+import { device } from "../device.ts"
+import { bf16, ints, normal, type OpCase, type OpSpec, type Tensor64, uniform, values } from "./spec.ts"
 
 interface LinearInputs {
   x: Tensor64
   weight: Tensor64
   bias?: Tensor64
   residual?: Tensor64
+  scales?: Tensor64
 }
 interface LinearAttrs {
   activation: string
@@ -57,9 +59,42 @@ function product(
   })
 }
 
-function reference({ x, weight, bias, residual }: LinearInputs, { activation, precision }: LinearAttrs) {
+/** The nearest whole number, to even; NaN stays one. */
+const nearest = (v: number) => (Math.abs(v % 1) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
+
+/** x as products with weights of 8 bits see it: each 32 of a row in multiples of their largest magnitude / 127, in f32. */
+export function rounded8({ data, shape }: Tensor64): Float64Array {
+  const columns = shape.at(-1)!
+  const result = new Float64Array(data.length)
+  for (let row = 0; row < data.length; row += columns)
+    for (let first = row; first < row + columns; first += 32) {
+      const group = data.subarray(first, Math.min(first + 32, row + columns))
+      const top = group.reduce((most, v) => Math.max(most, Math.abs(v)), 0)
+      const [scale, inverse] = [Math.fround(top / 127), top > 2 ** -100 ? Math.fround(127 / top) : 0]
+      const finite = group.every(Number.isFinite)
+      group.forEach((v, i) => {
+        result[first + i] = finite ? scale * nearest(Math.fround(v * inverse)) : Number.NaN
+      })
+    }
+  return result
+}
+
+/** What a weight of 8 bits stands for: q·s. */
+export function scaled({ data, shape }: Tensor64, scales: Tensor64): Float64Array {
+  const [columns, groups] = [shape[1]!, scales.shape[1]!]
+  return data.map((q, i) => q * scales.data[Math.floor(i / columns) * groups + Math.floor((i % columns) / 32)]!)
+}
+
+/** A weight (out, in) of 8 bits, and its scales. */
+export function eightBits(out: number, inner: number): { weight: Tensor64; scales: Tensor64 } {
+  const weight = { ...ints([out, inner], 2, -127, 128), dtype: "i8" } as const
+  return { weight, scales: bf16(uniform([out, Math.ceil(inner / 32)], 3, 0.001, 0.02)) }
+}
+
+function reference({ x, weight, bias, residual, scales }: LinearInputs, { activation, precision }: LinearAttrs) {
   const [rows, inner, out] = [x.shape[0]!, x.shape[1]!, weight.shape[0]!]
-  const [left, right] = [rounded(x, precision), rounded(weight, precision)]
+  const left = scales ? rounded8(x) : rounded(x, precision)
+  const right = scales ? scaled(weight, scales) : rounded(weight, precision)
   const sums = product(
     [rows, inner, out],
     (m, k) => left[m * inner + k]!,
@@ -101,6 +136,34 @@ const activated = ["silu", "softplus", "gelu"].flatMap((activation) => [
   { title: `${activation}, bias and residual`, inputs: sized(34, 19, 21, ["bias", "residual"]), attrs: { activation } },
 ])
 
+// Around groups (32), the groups that are rounded at a time (32 of them), panels and the register tiles (12 rows on AVX-512, 3 on AVX2).
+const eights: OpCase[] = [
+  ...[1, 2, 31, 32, 33, 127, 1024, 1061].map((inner) => [7, inner, 37] as const),
+  ...[1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 23, 96, 97].map((rows) => [rows, 67, 81] as const),
+  ...[1, 15, 16, 17, 63, 64, 65, 257].map((out) => [1, 96, out] as const),
+].map(([rows, inner, out]) => ({
+  title: `8 bits, ${rows} × ${inner} × ${out}`,
+  inputs: { x: normal([rows, inner], 1), ...eightBits(out, inner) },
+  attrs: { precision: "bf16" },
+}))
+
+/** Rows with groups of zeros, of what is too small to tell from zero, of one large number, and of what is none. */
+const oddRows = values(
+  "f32",
+  [6, 40],
+  Float64Array.from({ length: 240 }, (_, i) => {
+    const kinds = [
+      0,
+      1e-38,
+      i % 40 === 5 ? 1e30 : 1e-3,
+      i === 125 ? Number.NaN : 1,
+      i === 199 ? -Infinity : 1,
+      (i % 40) - 20,
+    ]
+    return kinds[Math.floor(i / 40)]!
+  }),
+)
+
 const forwardWork = ({ x, weight }: Record<string, Tensor64>) => x!.data.length * weight!.shape[0]!
 // As in a model: inside layers all is bf16; a linear that ends a branch adds to the f32 stream, and its gradient begins there.
 const forwardMixtures = [{ inputs: ["x", "residual"] }, { inputs: ["x"], dtype: "f32" }] as const
@@ -141,6 +204,19 @@ export const specs: OpSpec[] = [
       inputs,
       attrs: { ...attrs, precision: "bf16" },
     })),
+  },
+  {
+    op: linear,
+    reference,
+    differentiable: [],
+    cases: [
+      ...eights,
+      { title: "8 bits, rows of odd numbers", inputs: { x: oddRows, ...eightBits(19, 40) } },
+      ...activated.slice(0, 2).map(({ title, inputs: { x, bias, residual, weight }, attrs }) => {
+        const [out, inner] = weight.shape as [number, number]
+        return { title: `8 bits, ${title}`, inputs: { x, bias, residual, ...eightBits(out, inner) }, attrs }
+      }),
+    ].filter(() => device === "cpu"), // the only one that multiplies so
   },
   ...["f32", "bf16"].flatMap((precision): OpSpec[] => [
     {
