@@ -9,7 +9,7 @@ import type { Precision } from "./graph/trace.ts"
 import { type Dtype, dtypes, type Storage, storages } from "./graph/value.ts"
 
 export type StoredKind = Exclude<Storage, "temporary" | "input">
-export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array
+export type HostArray = Float32Array | Int32Array | Uint16Array | Int8Array | Uint8Array
 
 export interface DeviceInfo {
   readonly name: string
@@ -68,6 +68,16 @@ interface Addon {
     profiled: number,
   ): Promise<{ program: number; peakBytes: number; placements: Placement[] }>
   run(program: number, inputs: readonly HostArray[], runId: number): Promise<Uint8Array<ArrayBuffer>[]>
+  runSteps(
+    program: number,
+    inputs: readonly HostArray[],
+    runId: number,
+    count: number,
+    output: number,
+    input: number,
+    ends: Int32Array,
+    microseconds: number,
+  ): Promise<Uint8Array<ArrayBuffer>[]>
   abort(runId: number): void
   copySlot(store: number, from: number, to: number): Promise<void>
   memory(store: number): Promise<Memory>
@@ -108,7 +118,13 @@ export function resolveDevice(wanted: Device = "auto"): string {
 /** How activations are stored in programs for a device: GPUs keep those of bf16 models in bf16, the cpu all in f32. */
 export const activationsOn = (device: string, precision: Precision): Precision => (device === "cpu" ? "f32" : precision)
 
-/** Sets the number of threads of the process's pool; 0 for all usable cores. Resolves with the number in force. */
+/**
+ * Sets the number of threads of the process's pool, which all models share, in turn after runs that wait; 0 for all usable cores:
+ * those this process may use by affinity, each once however many threads it has, and no more than a container's quota pays for. A
+ * process begins with these, or with `SELSCAN_THREADS` where it is set. Resolves with the number in force.
+ *
+ * @throws BAD_OPTION; OUT_OF_MEMORY where the system has fewer threads to give
+ */
 export async function setThreads(count: number): Promise<number> {
   expect(
     Number.isInteger(count) && count >= 0 && count <= 1024,
@@ -151,6 +167,18 @@ const forgotten = new FinalizationRegistry<number>((handle) => {
 })
 
 let runs = 0
+
+export interface StepOptions {
+  /** Steps at most. */
+  readonly count: number
+  /** The output that is handed on and the input that takes it, both i32. */
+  readonly feed: readonly [output: string, input: string]
+  /** No step follows one that says any of these, or a negative number. */
+  readonly ends?: Int32Array | undefined
+  /** No step begins that would likely end later than this; 0, the default, for no such bound. */
+  readonly milliseconds?: number
+  readonly signal?: AbortSignal | undefined
+}
 
 /** The memory of one model on one device: weights, training values and states, by name. */
 export class Store {
@@ -255,20 +283,57 @@ export class Executable {
     inputs: Readonly<Record<string, HostArray>>,
     { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<Record<string, HostArray>> {
+    const ordered = this.#ordered(inputs, 1)
+    const results = await this.#abortable(signal, (handle, runId) => addon().run(handle, ordered, runId))
+    return this.#named(results)
+  }
+
+  /**
+   * Runs the program several times without coming back in between: inputs hold what every step takes, one after another, and from the
+   * second step on what the step before said as one output is taken as one input, in place of what was given there.
+   * At least one step is done; fewer than `count` where one ends them, the time is over, or others wait for the device. Outputs hold
+   * those of the steps that were done, one after another. A step that fails fails all, as in run().
+   *
+   * @throws as run(); BAD_INPUT too where an output cannot be handed on
+   */
+  async steps(
+    inputs: Readonly<Record<string, HostArray>>,
+    { count, feed: [output, input], ends = new Int32Array(), milliseconds = 0, signal }: StepOptions,
+  ): Promise<{ done: number; outputs: Record<string, HostArray> }> {
+    const from = this.#outputs.findIndex(({ name }) => name === output)
+    const to = this.#inputs.findIndex(({ name }) => name === input)
+    expect(from >= 0 && to >= 0, "BAD_INPUT", () => {
+      return `${this.program.name}: steps hand an output on to an input, got ${output} for ${input}; both are named as in the program`
+    })
+    const ordered = this.#ordered(inputs, count)
+    const microseconds = Math.round(milliseconds * 1000)
+    const results = await this.#abortable(signal, (handle, runId) =>
+      addon().runSteps(handle, ordered, runId, count, from, to, ends, microseconds),
+    )
+    return { done: results[from]!.byteLength / this.#outputs[from]!.sizeBytes, outputs: this.#named(results) }
+  }
+
+  /** A run that a signal can end. */
+  async #abortable(
+    signal: AbortSignal | undefined,
+    call: (handle: number, runId: number) => Promise<Uint8Array<ArrayBuffer>[]>,
+  ): Promise<Uint8Array<ArrayBuffer>[]> {
     const handle = this.#handle
     expect(handle !== undefined, "DISPOSED", () => `${this.program.name}: the program has been disposed`)
     checkSignal(this.program.name, signal)
-    const ordered = this.#ordered(inputs)
     runs = runs >= 0xffffffff ? 1 : runs + 1
     const runId = runs
     const onAbort = () => addon().abort(runId)
     signal?.addEventListener("abort", onAbort, { once: true })
     try {
-      const results = await settled(() => addon().run(handle, ordered, runId))
-      return Object.fromEntries(this.#outputs.map((slot, i) => [slot.name, typed(slot.dtype, results[i]!)]))
+      return await settled(() => call(handle, runId))
     } finally {
       signal?.removeEventListener("abort", onAbort)
     }
+  }
+
+  #named(results: readonly Uint8Array<ArrayBuffer>[]): Record<string, HostArray> {
+    return Object.fromEntries(this.#outputs.map((slot, i) => [slot.name, typed(slot.dtype, results[i]!)]))
   }
 
   /**
@@ -289,7 +354,8 @@ export class Executable {
     await settled(() => addon().dispose(handle))
   }
 
-  #ordered(inputs: Readonly<Record<string, HostArray>>): HostArray[] {
+  /** Inputs in the program's order, each with what every one of so many steps takes. */
+  #ordered(inputs: Readonly<Record<string, HostArray>>, steps: number): HostArray[] {
     const { name } = this.program
     const known = this.#inputs.map((slot) => slot.name)
     expect(
@@ -304,10 +370,10 @@ export class Executable {
       const array = inputs[slot.name]
       expect(array !== undefined, "BAD_INPUT", () => `${name}: input ${slot.name} is missing`)
       expect(
-        isOf(slot.dtype, array) && array.byteLength === slot.sizeBytes,
+        isOf(slot.dtype, array) && array.byteLength === slot.sizeBytes * steps,
         "BAD_INPUT",
         () =>
-          `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes), got ${ArrayBuffer.isView(array) ? `${array.constructor.name} of ${array.byteLength} bytes` : typeof array}`,
+          `${name}: input ${slot.name} is ${slot.dtype} [${slot.shape}] (${slot.sizeBytes} bytes${steps === 1 ? "" : ` in each of ${steps} steps`}), got ${ArrayBuffer.isView(array) ? `${array.constructor.name} of ${array.byteLength} bytes` : typeof array}`,
       )
       return array
     })
@@ -317,11 +383,13 @@ export class Executable {
 function isOf(dtype: Dtype, array: HostArray): boolean {
   if (dtype === "f32") return array instanceof Float32Array
   if (dtype === "i32") return array instanceof Int32Array
+  if (dtype === "i8") return array instanceof Int8Array
   return array instanceof Uint16Array
 }
 
 function typed(dtype: Dtype, bytes: Uint8Array<ArrayBuffer>): HostArray {
   if (dtype === "f32") return new Float32Array(bytes.buffer)
   if (dtype === "i32") return new Int32Array(bytes.buffer)
+  if (dtype === "i8") return new Int8Array(bytes.buffer)
   return new Uint16Array(bytes.buffer)
 }

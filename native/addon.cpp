@@ -215,21 +215,51 @@ Napi::Value compile(const Napi::CallbackInfo& info) {
   });
 }
 
+// The inputs of a program: an array of views.
+std::vector<std::vector<std::byte>> inputsOf(const Napi::CallbackInfo& info, size_t i, const char* where) {
+  if (!info[i].IsArray()) refuse(info, "BAD_INPUT", std::string(where) + ": an array of inputs is expected");
+  const auto given = info[i].As<Napi::Array>();
+  std::vector<std::vector<std::byte>> inputs;
+  for (uint32_t at = 0; at < given.Length(); at++) inputs.push_back(bytesOf(info, given[at]));
+  return inputs;
+}
+
+Napi::Value toArrays(Napi::Env env, const std::vector<std::vector<std::byte>>& results) {
+  auto list = Napi::Array::New(env, results.size());
+  for (size_t i = 0; i < results.size(); i++) list.Set(static_cast<uint32_t>(i), toBytes(env, results[i]));
+  return list;
+}
+
 // run(program, inputs, runId) → outputs, as arrays of bytes; runId is the caller's name for the run, for abort()
 Napi::Value run(const Napi::CallbackInfo& info) {
   auto executable = find(info, environment(info).programs, "program");
-  if (!info[1].IsArray()) refuse(info, "BAD_INPUT", "run: an array of inputs is expected");
-  const auto given = info[1].As<Napi::Array>();
-  std::vector<std::vector<std::byte>> inputs;
-  for (uint32_t i = 0; i < given.Length(); i++) inputs.push_back(bytesOf(info, given[i]));
+  auto inputs = inputsOf(info, 1, "run");
   const auto runId = static_cast<Handle>(number(info, 2, 1, 4294967295.0));
-  return environment(info).submit(info.Env(), executable->store().device, runId, [executable, inputs = std::move(inputs)](const std::atomic<bool>& abort) -> Settle {
-    auto results = std::make_shared<std::vector<std::vector<std::byte>>>(executable->run(inputs, abort));
-    return [results](Napi::Env env) -> Napi::Value {
-      auto list = Napi::Array::New(env, results->size());
-      for (size_t i = 0; i < results->size(); i++) list.Set(static_cast<uint32_t>(i), toBytes(env, (*results)[i]));
-      return list;
-    };
+  return environment(info).submit(info.Env(), executable->store().device, runId, [executable, inputs = std::move(inputs)](const Turn& turn) -> Settle {
+    auto results = std::make_shared<std::vector<std::vector<std::byte>>>(executable->run(inputs, turn.abort));
+    return [results](Napi::Env env) { return toArrays(env, *results); };
+  });
+}
+
+// runSteps(program, inputs, runId, count, output, input, ends, microseconds) → outputs of the steps that were done, one after another
+Napi::Value runSteps(const Napi::CallbackInfo& info) {
+  auto executable = find(info, environment(info).programs, "program");
+  auto inputs = inputsOf(info, 1, "runSteps");
+  const auto runId = static_cast<Handle>(number(info, 2, 1, 4294967295.0));
+  Steps steps{.count = static_cast<size_t>(number(info, 3, 1, 65536)),
+              .output = static_cast<int>(number(info, 4, 0, 65536)),
+              .input = static_cast<int>(number(info, 5, 0, 65536)),
+              .ends = {},
+              .secondsMost = number(info, 7, 0, 4294967295.0) * 1e-6};
+  const std::vector<std::byte> ends = bytesOf(info, info[6]);
+  if (ends.size() % sizeof(int32_t) != 0) refuse(info, "BAD_INPUT", "runSteps: ends are an array of i32");
+  steps.ends.resize(ends.size() / sizeof(int32_t));
+  if (!ends.empty()) std::memcpy(steps.ends.data(), ends.data(), ends.size());
+  return environment(info).submit(info.Env(), executable->store().device, runId,
+                                  [executable, inputs = std::move(inputs), steps = std::move(steps)](const Turn& turn) mutable -> Settle {
+    steps.waiting = &turn.waiting;
+    auto results = std::make_shared<std::vector<std::vector<std::byte>>>(executable->run(inputs, turn.abort, steps));
+    return [results](Napi::Env env) { return toArrays(env, *results); };
   });
 }
 
@@ -332,6 +362,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("download", guarded<download>);
   define("compile", guarded<compile>);
   define("run", guarded<run>);
+  define("runSteps", guarded<runSteps>);
   define("abort", guarded<abort>);
   define("copySlot", guarded<copySlot>);
   define("memory", guarded<memory>);

@@ -43,8 +43,9 @@ Napi::Promise Environment::submit(Napi::Env env, Device& device, Handle runId, W
   flags_[completion->job] = {runId, flag};
   countQueued(1);
   try {
-    queueOf(device).push([this, completion, flag, work = std::move(work)]() mutable {
-      perform(*completion, work, *flag);
+    Queue& queue = queueOf(device);
+    queue.push([this, completion, flag, &queue, work = std::move(work)]() mutable {
+      perform(*completion, work, {*flag, queue.waiting()});
       napi_call_threadsafe_function(toLoop_, completion, napi_tsfn_nonblocking);
       countQueued(-1);
     });
@@ -58,9 +59,9 @@ Napi::Promise Environment::submit(Napi::Env env, Device& device, Handle runId, W
   return promise;
 }
 
-void Environment::perform(Completion& completion, Work& work, const std::atomic<bool>& abort) {
+void Environment::perform(Completion& completion, Work& work, const Turn& turn) {
   try {
-    completion.settle = work(abort);
+    completion.settle = work(turn);
   } catch (const std::exception& thrown) {
     completion.fail(thrown);
   }

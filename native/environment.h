@@ -18,7 +18,12 @@ namespace selscan {
 using Handle = uint32_t;
 using AbortFlag = std::shared_ptr<std::atomic<bool>>;
 using Settle = std::function<Napi::Value(Napi::Env)>;  // makes the promise's value, back on the event loop
-using Work = std::function<Settle(const std::atomic<bool>& abort)>;
+// What a job may look at while it is under way: whether it is to stop, and how many others wait for its device.
+struct Turn {
+  const std::atomic<bool>& abort;
+  const std::atomic<int>& waiting;
+};
+using Work = std::function<Settle(const Turn&)>;
 
 class Environment {
  public:
@@ -43,7 +48,7 @@ class Environment {
   static void deliver(napi_env env, napi_value, void* context, void* data);
   static void settle(Napi::Env env, Completion& completion);
   static void cleanUp(void* self);
-  static void perform(Completion& completion, Work& work, const std::atomic<bool>& abort);
+  static void perform(Completion& completion, Work& work, const Turn& turn);
   void countQueued(int change);
 
   napi_threadsafe_function toLoop_ = nullptr;

@@ -12,7 +12,10 @@ import { Worker } from "node:worker_threads"
 import test from "ava"
 import fc from "fast-check"
 import { SelscanError } from "../lib/errors.ts"
+import { trace } from "../lib/graph/program.ts"
 import { addon, type Executable, Store, setThreads } from "../lib/native.ts"
+import { embedding } from "../lib/ops/embedding.ts"
+import { sample } from "../lib/ops/sample.ts"
 import { chain, onHost, randomPrograms } from "./native-border/programs.ts"
 
 const property = { seed: 20, numRuns: Number(process.env.FUZZ_RUNS ?? 300), endOnFailure: true }
@@ -98,6 +101,7 @@ test.serial("no function of the addon can be made to crash by its arguments", as
           upload: [store, 2, "w", 0, [2, 4], new Float32Array(8), 0],
           download: [store, 2, "w", 0, 0],
           run: [compiled.program, [new Float32Array(8)], 1],
+          runSteps: [compiled.program, [new Float32Array(8)], 1, 1, 0, 0, new Int32Array(2), 1000],
           abort: [1],
           copySlot: [store, 0, 1],
         }
@@ -151,6 +155,58 @@ test("inputs of the wrong name, type or size are refused, and the program still 
   await t.throwsAsync(() => executable.run({ x: shared }), { code: "BAD_INPUT", message: /plain ArrayBuffer/ })
   t.deepEqual((await executable.run({ x })).y, x)
   await store.dispose()
+})
+
+test("steps of wrong sizes, and what cannot be handed on, are refused, natively too", async (t) => {
+  const { store, executable, x } = await opened()
+  const refuses = (call: () => Promise<unknown>, message: RegExp) => t.throwsAsync(call, { code: "BAD_INPUT", message })
+  const two = new Float32Array(16)
+  const feed = ["y", "x"] as const
+  await refuses(
+    () => executable.steps({ x }, { count: 2, feed }),
+    /32 bytes in each of 2 steps\), got Float32Array of 32/,
+  )
+  await refuses(() => executable.steps({ x: two }, { count: 2, feed: ["z", "x"] }), /got z for x/)
+  await refuses(() => executable.steps({ x: two }, { count: 2, feed: ["y", "z"] }), /got y for z/)
+  await refuses(() => executable.steps({ x: two }, { count: 2, feed }), /an i32 output is handed on/)
+  t.like(await executable.steps({ x }, { count: 1, feed }), { done: 1, outputs: { y: x } })
+  await rejects(t, () => executable.steps({ x: two }, { count: 2, feed, signal: AbortSignal.abort() }), "ABORTED")
+  const handle = addon().open("cpu")
+  const { program } = await addon().compile(handle, chain(2, 8).serialise(), 0)
+  const none = new Int32Array()
+  await refuses(() => addon().runSteps(program, [x], 1, 2, 0, 0, none, 0), /32 bytes in each of 2 steps, got 32/)
+  await refuses(() => addon().runSteps(program, [two], 1, 2, 1, 0, none, 0), /got output 1 of 1 and input 0 of 1/)
+  await refuses(() => addon().runSteps(program, [two], 1, 2, 0, 7, none, 0), /got output 0 of 1 and input 7 of 1/)
+  await refuses(async () => addon().runSteps(program, [x], 1, 0, 0, 0, none, 0), /whole number within its range/)
+  await addon().dispose(handle)
+  await store.dispose()
+})
+
+test("what a step says is judged before the next one takes it for an index", async (t) => {
+  await using store = new Store("cpu")
+  // A vocabulary of 8 words is chosen from, of which the table knows 4: the greatest logit is that of the word after the last.
+  const program = trace("counting", (t) => {
+    const hidden = embedding({ ids: t.input("ids", "i32", [1]), weight: t.weight("table", "f32", [4, 8]) }).y
+    const [settings, limits] = [t.input("settings", "f32", [1, 6]), t.input("limits", "i32", [1, 5])]
+    return sample({ logits: hidden, settings, limits, position: t.input("position", "i32", [1]) })
+  })
+  const table = Float32Array.from({ length: 32 }, (_, i) => (i % 8 === Math.floor(i / 8) + 1 ? 9 : 0))
+  await store.upload("weight", { name: "table", dtype: "f32", shape: [4, 8] }, table)
+  const executable = await store.compile(program)
+  const inputs = (count: number) => ({
+    ids: new Int32Array(count),
+    settings: new Float32Array(6 * count),
+    limits: new Int32Array(5 * count),
+    position: Int32Array.from({ length: count }, (_, i) => i),
+  })
+  const steps = (count: number) => executable.steps(inputs(count), { count, feed: ["ids", "ids"] })
+  t.deepEqual([...(await steps(4)).outputs.ids!], [1, 2, 3, 4])
+  await t.throwsAsync(() => steps(5), { code: "BAD_INPUT", message: /ids .*got 4/ })
+  const ended = await executable.steps(inputs(5), { count: 5, feed: ["ids", "ids"], ends: Int32Array.of(3) })
+  t.deepEqual([ended.done, ...ended.outputs.ids!], [3, 1, 2, 3])
+  const last = { ...inputs(4), position: Int32Array.of(0, 1, 2, -1) }
+  const message = /position is at least 0, got -1/
+  await t.throwsAsync(() => executable.steps(last, { count: 4, feed: ["ids", "ids"] }), { code: "BAD_INPUT", message })
 })
 
 test("the bytes of an input are those of its engine, whatever its properties say", async (t) => {

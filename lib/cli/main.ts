@@ -5,29 +5,30 @@
 import { type CAC, cac } from "cac"
 import { version } from "../../native/binaries.cjs"
 import { SelscanError, suggestion } from "../errors.ts"
-import { benchCommand } from "./bench.ts"
-import { buildCommand } from "./build.ts"
-import { completionCommand } from "./completion.ts"
-import { convertCommand } from "./convert.ts"
-import { evalCommand } from "./eval.ts"
-import { generateCommand } from "./generate.ts"
-import { infoCommand } from "./info.ts"
-import { scoreCommand } from "./score.ts"
-import { trainCommand } from "./train.ts"
 import { readWords } from "./words.ts"
 
-/** In the order of --help. */
-const commands = [
-  ...[generateCommand, trainCommand, evalCommand, scoreCommand, convertCommand],
-  ...[benchCommand, infoCommand, buildCommand, completionCommand],
-]
+/** In the order of --help. Only the one that is called is loaded: each has a part of the package behind it. */
+const commands: Readonly<Record<string, () => Promise<(cli: CAC) => void>>> = {
+  generate: async () => (await import("./generate.ts")).generateCommand,
+  train: async () => (await import("./train.ts")).trainCommand,
+  eval: async () => (await import("./eval.ts")).evalCommand,
+  score: async () => (await import("./score.ts")).scoreCommand,
+  convert: async () => (await import("./convert.ts")).convertCommand,
+  bench: async () => (await import("./bench.ts")).benchCommand,
+  info: async () => (await import("./info.ts")).infoCommand,
+  build: async () => (await import("./build.ts")).buildCommand,
+  completion: async () => (await import("./completion.ts")).completionCommand,
+}
+const names = Object.keys(commands)
+/** Those that speak of all commands. */
+const needsAll = new Set(["completion", "--help", "-h"])
 
 const usageCodes = new Set(["BAD_OPTION"])
 
-/** Every command with its options, as `selscan` has them. */
-export function commandLine(): CAC {
+/** Commands with their options, as `selscan` has them; all of them unless they are named. */
+export async function commandLine(wanted: readonly string[] = names): Promise<CAC> {
   const cli = cac("selscan")
-  for (const add of commands) add(cli)
+  for (const add of await Promise.all(wanted.map((name) => commands[name]!()))) add(cli)
   cli.help()
   cli.version(version)
   return cli
@@ -39,9 +40,10 @@ export async function main(argv: readonly string[]): Promise<number> {
     if (error.code !== "EPIPE") throw error
     process.exit(0) // the reader has gone, as in `selscan generate … | head`
   })
-  const cli = commandLine()
   const [word, ...words] = argv.slice(2)
   try {
+    const isKnown = word !== undefined && names.includes(word)
+    const cli = await commandLine(word === undefined || needsAll.has(word) ? names : isKnown ? [word] : [])
     const command = cli.commands.find((one) => one.name === word)
     if (command === undefined) return withoutCommand(cli, word)
     const { args, options } = readWords(command.name, [...command.options, ...cli.globalCommand.options], words)
@@ -67,8 +69,7 @@ function withoutCommand(cli: CAC, word: string | undefined): number {
     cli.outputVersion()
     return 0
   }
-  const known = cli.commands.map(({ name }) => name)
-  const hint = word.startsWith("-") ? `the first word is one of ${known.join(", ")}` : suggestion(word, known)
+  const hint = word.startsWith("-") ? `the first word is one of ${names.join(", ")}` : suggestion(word, names)
   console.error(`selscan: unknown command ${word}, ${hint}`)
   return 2
 }

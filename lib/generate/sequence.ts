@@ -5,10 +5,11 @@
  * token is kept `pending`: it is run together with what follows, since only then are its logits needed. Where sequences begin with a row
  * of no token, that row is pending from the start, and such a model can begin a text by itself.
  */
-import { expect } from "../errors.ts"
+import { checkSignal, expect } from "../errors.ts"
 import { startRows } from "../models/language-model.ts"
 import { startId } from "../models/patches.ts"
 import type { Executable, HostArray } from "../native.ts"
+import { burstInputs } from "./burst.ts"
 import type { HostState, Seat } from "./kept.ts"
 import { layoutInputs } from "./layout.ts"
 import type { Model } from "./model.ts"
@@ -32,6 +33,24 @@ export interface Choice extends Sampling {
   readonly topLogprobs?: number
 }
 
+/** What is known of the tokens that will be asked for. */
+export interface Plan {
+  /** Whether what is pending was chosen before, in this generation. */
+  readonly sampled: boolean
+  /** Tokens that will be asked for at most, this one among them. */
+  readonly most: number
+  /** Tokens after which none will. */
+  readonly ends: Int32Array
+}
+
+/** What a burst has said: tokens, of which the first `handed` were asked for. */
+interface Ahead {
+  readonly tokens: readonly Token[]
+  /** Whether all that it ran ended in a token. */
+  readonly whole: boolean
+  handed: number
+}
+
 /** Greedy and without history: what prompts are run with, their sample being thrown away. */
 const unused: Choice = sampling({ temperature: 0, seed: 0 })
 
@@ -42,6 +61,8 @@ export interface Mark {
   /** What attention keeps of those tokens, where the model has rings. */
   readonly ring?: RingCopy
 }
+
+const notFinite = () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights"
 
 const unmarked: Mark = { length: 0, before: [] }
 
@@ -57,6 +78,9 @@ export class Sequence implements Holder {
   /** Ids that have not. */
   #pending: readonly number[]
   #mark: Mark = unmarked
+  #ahead: Ahead | undefined
+  /** Tokens of the last burst: as long as they are asked for, the next one has twice as many. */
+  #burst = 1
   #seat: { readonly slots: SessionSlots; readonly ring: number } | undefined
   /** The state while it is not on the device; a promise while it is copied from another sequence. */
   #host: HostState | Promise<HostState> | undefined
@@ -122,6 +146,7 @@ export class Sequence implements Holder {
   /** The use has ended. What was kept to go back to may be as large as the window: an idle sequence holds none of it. */
   leave(): void {
     this.#mark = unmarked
+    this.#ahead = undefined
     this.#model.places.leave(this)
   }
 
@@ -176,12 +201,69 @@ export class Sequence implements Holder {
     while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
   }
 
-  /** Runs all that is pending and returns the token that was chosen to follow; `sampled` where what is pending was chosen before. */
-  async next(choice: Choice, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
+  /** Runs all that is pending and returns the token that was chosen to follow, with some after it where more are to come. */
+  async next(choice: Choice, signal: AbortSignal | undefined, plan: Plan): Promise<Token> {
+    if (this.#ahead) {
+      checkSignal("generate", signal)
+      this.#model.checkLive("generate")
+      return this.#hand(this.#ahead)
+    }
     while (this.#reach(this.#pending.length) < this.#pending.length) {
       await this.#feed(this.#pending.length - 1, unused, signal, false)
     }
-    const token = await this.#feed(this.#pending.length, choice, signal, sampled)
+    if (!plan.sampled) this.#burst = 1
+    const count = this.#burstLength(choice, plan)
+    if (count > 1) return this.#hand(await this.#runAhead(count, choice, signal, plan.ends))
+    const token = await this.#feed(this.#pending.length, choice, signal, plan.sampled)
+    this.#pending = [token.id]
+    return token
+  }
+
+  /** Tokens of the next burst: none where runs depend on their place in a patch, or bring all logits back. */
+  #burstLength({ topLogprobs = 0 }: Choice, { sampled, most }: Plan): number {
+    const { network, burst } = this.#model
+    const { contextMax = Number.POSITIVE_INFINITY, patches } = network
+    if (!sampled || patches || topLogprobs > 0) return 1
+    return Math.min(2 * this.#burst, burst.tokens, most, contextMax - this.length)
+  }
+
+  /** Runs the pending token and up to so many in all that are sampled one after another. What counts is still the state before. */
+  async #runAhead(count: number, choice: Choice, signal: AbortSignal | undefined, ends: Int32Array): Promise<Ahead> {
+    const { network, burst } = this.#model
+    const executable = await this.#model.step("next", 1, this.#rows)
+    const [{ program }, position, turn, { ring }] = [executable, this.#rows, this.#turn(), this.#seat!]
+    await this.#mark.ring?.keepFrom(program, position + count)
+    const piece = { begin: 0, end: 1, position, ...turn, ring, ids: this.#pending }
+    const first = {
+      ...layoutInputs(program, network, [piece]),
+      picks: Int32Array.of(0),
+      ...samplingInputs(choice, position + 1, turn.from, turn.to),
+    }
+    const { done, outputs } = await executable.steps(burstInputs(first, turn, count), {
+      count,
+      feed: ["ids", "ids"],
+      ends,
+      milliseconds: burst.milliseconds,
+      signal,
+    })
+    this.#burst = done
+    const whole = outputs.ids![done - 1]! >= 0
+    const length = whole ? done : done - 1
+    const tokens = Array.from({ length }, (_, i) => ({ id: outputs.ids![i]!, logprob: outputs.logprobs![i]! }))
+    this.#ahead = { tokens, whole, handed: 0 }
+    return this.#ahead
+  }
+
+  /** The next token of a burst. With the last of them the state after it counts. */
+  #hand(ahead: Ahead): Token {
+    const token = ahead.tokens[ahead.handed]
+    expect(token !== undefined, "NOT_FINITE", notFinite)
+    ahead.handed++
+    this.#pending = [...this.#pending, token.id]
+    if (!ahead.whole || ahead.handed < ahead.tokens.length) return token
+    this.#ahead = undefined
+    this.#seat!.slots.adopt(true)
+    this.#rows += ahead.tokens.length
     this.#pending = [token.id]
     return token
   }
@@ -236,12 +318,7 @@ export class Sequence implements Holder {
       picks: Int32Array.of(wanted ? used - 1 : -1),
       ...samplingInputs(choice, position + used, history, wanted ? turn.to : 0),
     }
-    const check = ({ ids }: Record<string, HostArray>) =>
-      expect(
-        !wanted || ids![0]! >= 0,
-        "NOT_FINITE",
-        () => "generate: logits are expected to be finite, got NaN or infinity; check the model's weights",
-      )
+    const check = ({ ids }: Record<string, HostArray>) => expect(!wanted || ids![0]! >= 0, "NOT_FINITE", notFinite)
     const outputs = await this.#run(executable, used, turn, inputs, signal, check)
     const token = { id: outputs.ids![0]!, logprob: outputs.logprobs![0]! }
     return top > 0 ? { ...token, top: topTokens(outputs.logits as Float32Array, token, top) } : token
@@ -295,6 +372,7 @@ export class Sequence implements Holder {
    * every later use throws what this throws.
    */
   async rewind(mark: Mark, tokens: readonly number[]): Promise<void> {
+    this.#ahead = undefined
     this.#rows = mark.length
     this.#before = mark.before
     this.#pending = [...tokens]

@@ -35,6 +35,8 @@ export interface TokenOptions extends Omit<GenerateOptions, "stop" | "stopTokens
 interface Delivered {
   readonly undelivered: () => number
   readonly shown: () => readonly number[]
+  /** Tokens after which the caller asks for none. */
+  readonly ends: Int32Array
 }
 
 /**
@@ -114,12 +116,14 @@ export class Session {
       () => `generate: stopTokens is an array of ids, got ${JSON.stringify(stopTokens)}`,
     )
     const within = this.length + (prompt?.length ?? 0) > 0
-    const text = new Delivery(this.#model.textCodec("generate"), stops, { endTokens: stopTokens, within })
+    const codec = this.#model.textCodec("generate")
+    const text = new Delivery(codec, stops, { endTokens: stopTokens, within })
     const tokens = this.tokens(
       prompt,
       { maxTokens, signal, ...rest },
       () => text.undelivered,
       () => text.shownOfUndelivered,
+      stopTokens ?? codec.endTokens,
     )
     for await (const { id } of tokens) {
       const ready = text.push(id)
@@ -133,7 +137,7 @@ export class Session {
   /**
    * Generates tokens, each with its log-probability and, with `topLogprobs`, those of the most probable ones. `undelivered` says how
    * many of the newest the caller has not passed on; they are taken back when generation ends early. `shown` gives ids
-   * of what was passed on of them, which then take their place.
+   * of what was passed on of them, which then take their place. After one of `ends` nobody asks for more: then none is computed ahead.
    * @example
    * for await (const { id, logprob, top } of session.tokens("To be or ", { maxTokens: 8, topLogprobs: 3 })) console.log(id, logprob, top)
    */
@@ -142,6 +146,7 @@ export class Session {
     options: TokenOptions = {},
     undelivered: () => number = () => 0,
     shown: () => readonly number[] = () => [],
+    ends: readonly number[] = [],
   ): AsyncGenerator<Token> {
     checkOptions("generate", options, [...samplingNames, "maxTokens", "topLogprobs", "signal"])
     const { maxTokens = 256, topLogprobs = 0, signal, ...rest } = options
@@ -169,7 +174,7 @@ export class Session {
       )
       sequence.checkRoom(added.length + Math.min(1, maxTokens))
       await sequence.enter()
-      yield* this.#sampleTokens(added, maxTokens, choice, signal, { undelivered, shown })
+      yield* this.#sampleTokens(added, maxTokens, choice, signal, { undelivered, shown, ends: Int32Array.from(ends) })
     } finally {
       this.#end()
     }
@@ -180,7 +185,7 @@ export class Session {
     maxTokens: number,
     choice: Choice,
     signal: AbortSignal | undefined,
-    { undelivered, shown }: Delivered,
+    { undelivered, shown, ends }: Delivered,
   ): AsyncGenerator<Token> {
     const sequence = this.#sequence
     const before = sequence.pending
@@ -191,14 +196,14 @@ export class Session {
     try {
       for (let count = 0; count < maxTokens; count++) {
         sequence.checkRoom(1)
-        const token = await sequence.next(choice, signal, count > 0)
+        const token = await sequence.next(choice, signal, { sampled: count > 0, most: maxTokens - count, ends })
         begun = true
         since.push(token.id)
         yield token
         if ((!moved || since.length > rowCounts.at(-1)!) && undelivered() === 0) {
           // All of it was received: from here on, taking back need not replay what lies before.
           mark = await sequence.keep()
-          since = [token.id]
+          since = [...sequence.pending]
           moved = true
         }
       }

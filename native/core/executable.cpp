@@ -26,6 +26,9 @@ Executable::Executable(std::shared_ptr<Store> store, Program program, bool profi
     // The length makes names and operators of an expression distinct, whatever a name spells.
     if (value.storage == Storage::weight) expressions_[id] = std::to_string(value.name.size()) + ":" + value.name;
   }
+  for (const ProgramNode& node : program_.nodes)
+    for (const int update : node.updates)
+      if (node.inputs[update] != Absent) updatesWeights_ |= program_.values[node.inputs[update]].storage == Storage::weight;
   match();
   placeConstants();
   groupSteps();

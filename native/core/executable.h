@@ -9,15 +9,26 @@
 
 namespace selscan {
 
+// Several runs of a program as one: what each takes is given at first, but for one i32 value that a run says and the next takes.
+struct Steps {
+  size_t count = 1;
+  int output = Absent, input = Absent;        // of the program's outputs and inputs: the value that is handed on
+  std::vector<int32_t> ends;                  // no step follows one that says any of these, or a negative number
+  double secondsMost = 0;                     // nor one that would likely end later than this; 0: whenever that is
+  const std::atomic<int>* waiting = nullptr;  // nor one while others wait for the device
+};
+
 class Executable {
  public:
   // profiled: every node is timed, at the cost of a device's recording (a captured graph has no nodes to time).
   Executable(std::shared_ptr<Store> store, Program program, bool profiled = false);
   ~Executable();
 
-  // inputs: host bytes of every input value, in rising id; results: host bytes of every output. The abort flag is looked at
-  // between nodes (ABORTED). Throws before anything is computed when an input is of the wrong size or holds bad indices.
-  std::vector<std::vector<std::byte>> run(const std::vector<std::vector<std::byte>>& inputs, const std::atomic<bool>& abort);
+  // inputs: host bytes of every input value, in rising id, those of all steps one after another; results: host bytes of every
+  // output, of as many steps as were done, at least one. The abort flag is looked at between nodes (ABORTED). Throws before anything is
+  // computed when an input is of the wrong size or holds bad indices; of what a step says, before the next begins.
+  using Bytes = std::vector<std::byte>;
+  std::vector<Bytes> run(const std::vector<Bytes>& inputs, const std::atomic<bool>& abort, const Steps& steps = {});
 
   const Program& program() const { return program_; }
   Store& store() const { return *store_; }
@@ -57,6 +68,13 @@ class Executable {
   void bind();
   void groupSteps();
   bool joins(size_t first, size_t index) const;
+  void checkSizes(const std::vector<Bytes>& inputs, const Steps& steps) const;
+  template <class At>
+  void checkValues(At&& at, int only = Absent);
+  void stage(const std::vector<Bytes>& inputs, size_t step);
+  void handOn(const Steps& steps, const std::byte* said);
+  void runOnce(size_t step, std::vector<Bytes>& results, const std::atomic<bool>& abort);
+  void addSeconds();
   void refresh(const std::atomic<bool>& abort);
   void runBody(const std::atomic<bool>* abort, Stopwatch* stopwatch);
   void runStep(size_t index, bool recording);
@@ -78,6 +96,7 @@ class Executable {
   Program program_;
   std::vector<Step> steps_;
   std::vector<int> inputIds_;
+  std::vector<Tensor> seen_;           // inputs of the node whose indices are judged
   std::vector<Entry*> entries_;        // per value: its stored entry, or null
   std::vector<Derived*> constants_;    // per value: where a constant step keeps it, or null
   std::vector<std::string> expressions_;  // per value: how it is computed from weights; empty if it is not
@@ -92,8 +111,9 @@ class Executable {
   uint64_t boundMoves_ = 0;     // the store's when they were bound
   std::vector<Entry*> pinned_;  // weights that are read as they lie
   std::unique_ptr<Recording> recording_;
-  std::unique_ptr<Stopwatch> stopwatch_;  // of the run under way
+  std::unique_ptr<Stopwatch> stopwatch_;  // of the steps under way
   bool warm_ = false, profiled_;
+  bool updatesWeights_ = false;  // what is kept of weights may be stale from one step to the next
   std::vector<double> seconds_;
 };
 

@@ -163,45 +163,116 @@ void Executable::named(size_t index, Work&& work) const {
   }
 }
 
-std::vector<std::vector<std::byte>> Executable::run(const std::vector<std::vector<std::byte>>& inputs, const std::atomic<bool>& abort) {
+void Executable::checkSizes(const std::vector<Bytes>& inputs, const Steps& steps) const {
   check(inputs.size() == inputIds_.size(), "BAD_INPUT", program_.name, ": takes ", inputIds_.size(), " inputs, got ", inputs.size());
   for (size_t i = 0; i < inputs.size(); i++) {
     const ProgramValue& value = program_.values[inputIds_[i]];
-    check(inputs[i].size() == value.sizeBytes(), "BAD_INPUT", program_.name, ": input ", value.name, " is ", value.sizeBytes(), " bytes, got ",
-          inputs[i].size());
+    check(inputs[i].size() / steps.count == value.sizeBytes() && inputs[i].size() % steps.count == 0, "BAD_INPUT", program_.name, ": input ",
+          value.name, " is ", value.sizeBytes(), " bytes", steps.count > 1 ? " in each of " + std::to_string(steps.count) + " steps" : "",
+          ", got ", inputs[i].size());
   }
-  check(!abort, "ABORTED", program_.name, ": aborted before it began");
+  if (steps.count == 1) return;
+  const auto among = [](int index, const std::vector<int>& ids) { return index >= 0 && index < static_cast<int>(ids.size()); };
+  check(among(steps.output, program_.outputs) && among(steps.input, inputIds_), "BAD_INPUT", program_.name,
+        ": steps hand an output on to an input, got output ", steps.output, " of ", program_.outputs.size(), " and input ", steps.input, " of ",
+        inputIds_.size());
+  const ProgramValue &from = program_.values[program_.outputs[steps.output]], &to = program_.values[inputIds_[steps.input]];
+  check(from.dtype == Dtype::i32 && to.dtype == Dtype::i32 && from.sizeBytes() == to.sizeBytes(), "BAD_INPUT", program_.name,
+        ": an i32 output is handed on to an i32 input of as many elements, got ", name(from.dtype), " ", text(from.shape), " for ",
+        name(to.dtype), " ", text(to.shape));
+}
 
-  // Indices are judged on the host's copy, before anything is computed: a refused run changes nothing.
+// Judges the indices of one step, whose inputs lie where `at` says by their place in inputIds_; or those of nodes that read input `only`.
+template <class At>
+void Executable::checkValues(At&& at, int only) {
   for (size_t index = 0; index < steps_.size(); index++) {
     Step& step = steps_[index];
-    if (!step.kernel->info.checkInputs) continue;
-    std::vector<Tensor> seen = step.inputs;
-    for (size_t i = 0; i < seen.size(); i++) {
-      seen[i].data = nullptr;
-      const auto at = std::find(inputIds_.begin(), inputIds_.end(), program_.nodes[index].inputs[i]);
-      if (at != inputIds_.end()) seen[i].data = const_cast<std::byte*>(inputs[at - inputIds_.begin()].data());
+    const std::vector<int>& ids = program_.nodes[index].inputs;
+    if (!step.kernel->info.checkInputs || (only != Absent && std::find(ids.begin(), ids.end(), inputIds_[only]) == ids.end())) continue;
+    seen_ = step.inputs;
+    for (size_t i = 0; i < seen_.size(); i++) {
+      const auto found = std::find(inputIds_.begin(), inputIds_.end(), ids[i]);
+      seen_[i].data = found == inputIds_.end() ? nullptr : const_cast<std::byte*>(at(found - inputIds_.begin()));
     }
-    named(index, [&] { step.kernel->info.checkInputs(Call{seen, step.outputs, program_.nodes[index].attributes, store_->device}); });
+    named(index, [&] { step.kernel->info.checkInputs(Call{seen_, step.outputs, program_.nodes[index].attributes, store_->device}); });
   }
+}
 
-  // All of them at first: once a copy to one is under way, none may fail to be made.
-  std::vector<std::vector<std::byte>> results;
-  for (const int id : program_.outputs) results.emplace_back(program_.values[id].sizeBytes());
+void Executable::stage(const std::vector<Bytes>& inputs, size_t step) {
+  for (size_t i = 0; i < inputs.size(); i++) {
+    const size_t bytes = program_.values[inputIds_[i]].sizeBytes();
+    std::memcpy(staged_.data() + offsets_[inputIds_[i]], inputs[i].data() + step * bytes, bytes);
+  }
+}
+
+// By way of the host, where all inputs of a step lie already and go to the device in one copy: whether a step follows is decided there.
+void Executable::handOn(const Steps& steps, const std::byte* said) {
+  const int id = inputIds_[steps.input];
+  std::memcpy(staged_.data() + offsets_[id], said, program_.values[id].sizeBytes());
+  checkValues([&](size_t i) { return staged_.data() + offsets_[inputIds_[i]]; }, steps.input);
+}
+
+void Executable::runOnce(size_t step, std::vector<Bytes>& results, const std::atomic<bool>& abort) {
   Device& device = store_->device;
-  bind();
-  refresh(abort);
-  bind();
-  for (size_t i = 0; i < inputs.size(); i++) std::memcpy(staged_.data() + offsets_[inputIds_[i]], inputs[i].data(), inputs[i].size());
+  if (step == 0 || updatesWeights_) {
+    bind();
+    refresh(abort);
+    bind();
+  }
   if (inputBlock_ != Absent) device.toDevice(bound_ + plan_.offsets[inputBlock_], staged_.data(), staged_.size());
   execute(abort);
-  for (size_t i = 0; i < results.size(); i++) device.toHost(results[i].data(), address(program_.outputs[i]), results[i].size());
+  for (size_t i = 0; i < results.size(); i++) {
+    const size_t bytes = program_.values[program_.outputs[i]].sizeBytes();
+    device.toHost(results[i].data() + step * bytes, address(program_.outputs[i]), bytes);
+  }
   device.synchronize();
-  if (!stopwatch_) return results;
-  const std::vector<double> times = stopwatch_->seconds();
-  for (size_t i = 0; i < seconds_.size(); i++) seconds_[i] += times[i];
-  stopwatch_.reset();
+}
+
+// Whether the step that said this is the last, whatever follows was given.
+static bool isLast(const Steps& steps, const std::byte* said, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += sizeof(int32_t)) {
+    int32_t id = 0;
+    std::memcpy(&id, said + at, sizeof id);
+    if (id < 0 || std::find(steps.ends.begin(), steps.ends.end(), id) != steps.ends.end()) return true;
+  }
+  return steps.waiting && *steps.waiting > 0;
+}
+
+std::vector<Executable::Bytes> Executable::run(const std::vector<Bytes>& inputs, const std::atomic<bool>& abort, const Steps& steps) {
+  const auto began = std::chrono::steady_clock::now();
+  checkSizes(inputs, steps);
+  check(!abort, "ABORTED", program_.name, ": aborted before it began");
+  // Indices are judged on the host's copy, before anything is computed: a refused run changes nothing.
+  for (size_t step = 0; step < steps.count; step++)
+    checkValues([&](size_t i) { return inputs[i].data() + step * program_.values[inputIds_[i]].sizeBytes(); });
+
+  // All of them at first: once a copy to one is under way, none may fail to be made.
+  std::vector<Bytes> results;
+  for (const int id : program_.outputs) results.emplace_back(steps.count * program_.values[id].sizeBytes());
+  const size_t saidBytes = steps.count > 1 ? program_.values[program_.outputs[steps.output]].sizeBytes() : 0;
+  stopwatch_.reset();  // of a run that failed
+  size_t done = 0;
+  for (;;) {
+    const std::byte* said = done > 0 ? results[steps.output].data() + (done - 1) * saidBytes : nullptr;
+    stage(inputs, done);
+    if (said) handOn(steps, said);
+    runOnce(done++, results, abort);
+    if (done == steps.count || isLast(steps, results[steps.output].data() + (done - 1) * saidBytes, saidBytes)) break;
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    if (steps.secondsMost > 0 && seconds / static_cast<double>(done) * static_cast<double>(done + 1) > steps.secondsMost) break;
+  }
+  for (Bytes& result : results) result.resize(result.size() / steps.count * done);
+  addSeconds();
   return results;
+}
+
+void Executable::addSeconds() {
+  if (!stopwatch_) return;
+  const std::vector<double> times = stopwatch_->seconds();
+  // Steps follow one another without a mark between the end of one and the beginning of the next.
+  for (size_t i = 0; i < times.size(); i++)
+    if (i % (seconds_.size() + 1) < seconds_.size()) seconds_[i % (seconds_.size() + 1)] += times[i];
+  stopwatch_.reset();
 }
 
 // Node by node, looking at the abort flag; or, where the device records, the second run makes a recording that all later runs
@@ -209,7 +280,7 @@ std::vector<std::vector<std::byte>> Executable::run(const std::vector<std::vecto
 void Executable::execute(const std::atomic<bool>& abort) {
   Device& device = store_->device;
   if (!device.records() || profiled_ || !warm_) {
-    if (!device.records() || profiled_) stopwatch_ = device.stopwatch();
+    if (!stopwatch_ && (!device.records() || profiled_)) stopwatch_ = device.stopwatch();
     runBody(&abort, stopwatch_.get());
     warm_ = true;
     return;

@@ -1,5 +1,6 @@
 // One FIFO queue of jobs per device, run by its own thread, off every event loop.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -23,9 +24,12 @@ class Queue {
     {
       std::lock_guard lock(mutex_);
       jobs_.push_back(std::move(job));
+      waiting_++;
     }
     ready_.notify_one();
   }
+  // Jobs behind the one that runs, for it to look at.
+  const std::atomic<int>& waiting() const { return waiting_; }
 
  private:
   void work() {
@@ -35,6 +39,7 @@ class Queue {
       if (jobs_.empty()) return;
       auto job = std::move(jobs_.front());
       jobs_.pop_front();
+      waiting_--;
       lock.unlock();
       job();
       job = nullptr;  // what it holds is released outside the lock
@@ -45,6 +50,7 @@ class Queue {
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<std::function<void()>> jobs_;
+  std::atomic<int> waiting_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };
