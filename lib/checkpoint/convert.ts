@@ -5,6 +5,7 @@
 import { basename, join, resolve } from "node:path"
 import { checkOptions, expect } from "../errors.ts"
 import { allParameters, type Parameter } from "../layers/layer.ts"
+import { groupSize } from "../ops/linear.ts"
 import { writeFileAtomically } from "./atomic.ts"
 import { dtypeSize, fromF32, toF32 } from "./dtypes.ts"
 import { Elements } from "./elements.ts"
@@ -13,6 +14,7 @@ import { type AnyConfig, type FileTensor, type Naming, namings, type Part } from
 import { type GgufMetadata, type GgufTensor, writeGguf } from "./gguf.ts"
 import { ggufMamba } from "./gguf-mamba.ts"
 import { ggufTokenizer } from "./gguf-tokenizer.ts"
+import { int8Entries, quantizationConfig, toQ8Blocks, wide } from "./int8.ts"
 import { checkTensors } from "./names.ts"
 import { copyTokenizer, publishFile, publishFolder } from "./publish.ts"
 import { type TensorEntry, writeSafetensors } from "./safetensors-writer.ts"
@@ -31,6 +33,11 @@ export interface ConvertOptions {
   readonly to?: ConvertForm | undefined
   /** Of the matrices; everything else is f32. Default: the file's where all its matrices are bf16, or all f16, else f32. */
   readonly dtype?: "f32" | "bf16" | "f16" | undefined
+  /**
+   * "int8": the matrices of linears, the embedding and the head in 8 bits, a scale for every 32 of a row, the other matrices in `dtype`; in
+   * GGUF that is Q8_0, of rows that are a multiple of 32. Default: as the file has them where `dtype` is not given either.
+   */
+  readonly weights?: "int8" | undefined
   /** The name that a GGUF file says of its model. Default: the folder's. */
   readonly modelName?: string | undefined
   /** Whether to replace a model that is there already. Default false. */
@@ -45,6 +52,8 @@ export interface Converted {
   readonly out: string
   readonly to: ConvertForm
   readonly dtype: "f32" | "bf16" | "f16"
+  /** Whether matrices are in 8 bits. */
+  readonly int8: boolean
   readonly tensors: number
   /** Bytes of weights. */
   readonly bytes: number
@@ -64,25 +73,28 @@ const fileDtype = { f32: "F32", bf16: "BF16", f16: "F16" } as const
  */
 export async function convert(folder: string, out: string, options: ConvertOptions = {}): Promise<Converted> {
   checkConvertOptions(options, folder, out)
-  const { config, family } = await readConfig(folder)
+  const { config, family, int8 } = await readConfig(folder)
   const to = options.to ?? (out.endsWith(".gguf") ? "gguf" : familyOf(config).naming)
-  await using source = await openWeights(folder)
+  await using file = await openWeights(folder)
+  const source = wide(file, int8)
   const found = familyOfTensors({ config, family }, source.tensors, source.path)
   const tensors = await checkTensors(source, tensorsOf(found, config), found)
-  const weights = new Weights(config, new Elements(source, tensors), options, out)
+  const elements = new Elements(source, tensors)
+  const asFile = options.dtype === undefined && source.int8.size > 0
+  const weights = new Weights(config, elements, { ...options, weights: asFile ? "int8" : options.weights }, out)
   const force = options.force === true
   if (to === "gguf") {
     const name = options.modelName ?? basename(resolve(folder))
     await publishFile(out, force, async () => writeGguf(out, await ggufKeys(folder, name, weights), weights.gguf()))
   } else await publishFolder(folder, out, force, (staged) => writeFolder(folder, staged, to, weights))
-  return { out, to, dtype: weights.dtype, ...weights.written }
+  return { out, to, dtype: weights.dtype, int8: weights.int8, ...weights.written }
 }
 
-const ggufFileType = { f32: 0, f16: 1, bf16: 32 } as const
+const ggufFileType = { f32: 0, f16: 1, bf16: 32, int8: 7 } as const
 
 const kindOf = (value: unknown): string => (value === null ? "null" : typeof value)
 
-const optionNames = ["to", "dtype", "modelName", "force", "signal", "onProgress"]
+const optionNames = ["to", "dtype", "weights", "modelName", "force", "signal", "onProgress"]
 
 function checkConvertOptions(options: ConvertOptions, folder: string, out: string): void {
   checkOptions("convert", options, optionNames)
@@ -95,6 +107,10 @@ function checkConvertOptions(options: ConvertOptions, folder: string, out: strin
   expect(dtype === undefined || Object.hasOwn(fileDtype, dtype), "BAD_OPTION", () => {
     return `convert: dtype is f32, bf16 or f16, got ${dtype}`
   })
+  const { weights } = options
+  expect(weights === undefined || weights === "int8", "BAD_OPTION", () => {
+    return `convert: weights is int8, got ${weights}; leave it out for those of the file`
+  })
   const named = modelName === undefined || (typeof modelName === "string" && modelName !== "")
   expect(named, "BAD_OPTION", () => `convert: modelName is a text, got ${JSON.stringify(modelName)}`)
   const { force, signal, onProgress } = options
@@ -105,12 +121,12 @@ function checkConvertOptions(options: ConvertOptions, folder: string, out: strin
   want(onProgress === undefined || typeof onProgress === "function", "onProgress", "a function")
 }
 
-async function ggufKeys(folder: string, name: string, { config, dtype }: Weights): Promise<GgufMetadata> {
+async function ggufKeys(folder: string, name: string, { config, dtype, int8 }: Weights): Promise<GgufMetadata> {
   return {
     "general.architecture": ["text", "mamba"],
     "general.type": ["text", "model"],
     "general.name": ["text", name],
-    "general.file_type": ["u32", ggufFileType[dtype]],
+    "general.file_type": ["u32", ggufFileType[int8 ? "int8" : dtype]],
     ...ggufMamba(config).metadata,
     ...(await ggufTokenizer(folder, config.vocab)),
   }
@@ -119,17 +135,21 @@ async function ggufKeys(folder: string, name: string, { config, dtype }: Weights
 /** The config file last: nothing is a model without it. */
 async function writeFolder(folder: string, staged: string, to: Naming, weights: Weights): Promise<void> {
   const { configFile } = familyOf(weights.config, to)
-  const fields = modelConfigFields(weights.config, to)
+  const fields = { ...modelConfigFields(weights.config, to), ...weights.quantization(to) }
   const format = { metadata: { format: "pt" } }
   await writeSafetensors(join(staged, "model.safetensors"), weights.safetensors(to), format)
   await copyTokenizer(folder, staged)
   await writeFileAtomically(join(staged, configFile), `${JSON.stringify(fields, null, 2)}\n`)
 }
 
+/** What both kinds of files can have. */
+type PlainTensor = TensorEntry & { readonly dtype: "F32" | "F16" | "BF16" }
+
 /** The tensors of the new files, read from the old ones when their turn comes. */
 class Weights {
   readonly config: AnyConfig
   readonly dtype: keyof typeof fileDtype
+  readonly int8: boolean
   readonly #elements: Elements
   readonly #parameters: ReadonlyMap<string, Parameter>
   readonly #options: ConvertOptions
@@ -144,6 +164,7 @@ class Weights {
     this.#parameters = allParameters(familyOf(config, "selscan").network(config))
     this.#options = options
     this.#out = out
+    this.int8 = options.weights === "int8"
     this.dtype = options.dtype ?? this.#dtypeOfFile()
   }
 
@@ -153,41 +174,105 @@ class Weights {
   }
 
   safetensors(to: Naming): TensorEntry[] {
-    const tensors = tensorsOf(familyOf(this.config, to), this.config).filter(({ copyOf }) => copyOf === undefined)
-    return tensors.map((tensor) => {
-      return this.#entry(tensor, this.#parameters.get(tensor.parts[0]!.name)!.matrix === true, (values) => values)
+    return this.#tensorsOf(to).flatMap((tensor) => {
+      if (this.#inInt8(tensor)) return this.#int8(tensor)
+      return [this.#entry(tensor, this.#parameters.get(tensor.parts[0]!.name)!.matrix === true, (values) => values)]
     })
+  }
+
+  /** The config's fields of weights in 8 bits. */
+  quantization(to: Naming): object {
+    const matrix = ({ parts }: FileTensor) => parts.some(({ name }) => this.#parameters.get(name)!.matrix)
+    const others = () => this.#tensorsOf(to).filter((tensor) => matrix(tensor) && !this.#inInt8(tensor))
+    return this.int8 ? quantizationConfig(others()) : {}
+  }
+
+  #tensorsOf(to: Naming): FileTensor[] {
+    return tensorsOf(familyOf(this.config, to), this.config).filter(({ copyOf }) => copyOf === undefined)
+  }
+
+  #inInt8({ parts }: FileTensor): boolean {
+    return this.int8 && parts.every(({ name }) => this.#parameters.get(name)!.int8)
   }
 
   gguf(): GgufTensor[] {
     return ggufMamba(this.config).parts.map(({ name: fileName, shape, parameter = "", matrix, change }) => {
       const tensor = { fileName, shape, parts: [{ name: parameter, row: 0, fileRow: 0, rows: shape[0]! }] }
-      return this.#entry(tensor, matrix, change)
+      const eight = this.int8 && this.#parameters.get(parameter)?.int8 === true && shape[1]! % groupSize === 0
+      return eight ? this.#q8(tensor) : this.#entry(tensor, matrix, change)
     })
   }
 
-  #entry(tensor: FileTensor, matrix: boolean, change: (values: Float32Array) => Float32Array): GgufTensor {
+  /** In 8 bits, with its scales. */
+  #int8(tensor: FileTensor): TensorEntry[] {
+    const entries = int8Entries(tensor, async ({ name }, at, count) =>
+      fromF32("F32", await this.#values(name, at, count)),
+    )
+    for (const { dtype, shape } of entries) this.#plan(shape.reduce((product, dim) => product * dim, dtypeSize[dtype]))
+    return entries.map((entry) => ({
+      ...entry,
+      data: () => this.#counted(entry.data as () => AsyncIterable<Uint8Array>),
+    }))
+  }
+
+  async *#counted(data: () => AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const piece of data()) {
+      this.#wrote(piece)
+      yield piece
+    }
+  }
+
+  /** In the blocks of llama.cpp's Q8_0. */
+  #q8(tensor: FileTensor): GgufTensor {
+    const { fileName: name, shape } = tensor
+    this.#plan((shape.reduce((product, dim) => product * dim, 1) / groupSize) * (2 + groupSize))
+    const read = async (part: Part, at: number, count: number) => {
+      const blocks = toQ8Blocks(await this.#values(part.name, at, count), (scales) => {
+        const halves = fromF32("F16", scales)
+        checkFinite(toF32("F16", halves), `${this.#out}: scales of ${name} in F16`, at / groupSize)
+        return halves
+      })
+      return this.#wrote(blocks)
+    }
+    return { name, dtype: "Q8_0", shape, data: () => filePieces(tensor, 4, read) }
+  }
+
+  #plan(bytes: number): void {
+    this.#tensors += 1
+    this.#total += bytes
+  }
+
+  #wrote(bytes: Uint8Array): Uint8Array {
+    this.#done += bytes.length
+    this.#options.onProgress?.(this.#done, this.#total)
+    return bytes
+  }
+
+  async #values(name: string, at: number, count: number): Promise<Float32Array> {
+    expect(!this.#options.signal?.aborted, "ABORTED", () => {
+      return `convert: aborted at ${this.#done} of ${this.#total} bytes`
+    })
+    // A part without a name is zeros.
+    return name === "" ? new Float32Array(count) : await this.#elements.read(name, at, count)
+  }
+
+  #entry(tensor: FileTensor, matrix: boolean, change: (values: Float32Array) => Float32Array): PlainTensor {
     const dtype = matrix ? fileDtype[this.dtype] : "F32"
     const { fileName: name, shape } = tensor
-    this.#tensors += 1
-    this.#total += shape.reduce((product, dim) => product * dim, dtypeSize[dtype])
+    this.#plan(shape.reduce((product, dim) => product * dim, dtypeSize[dtype]))
     const read = async (part: Part, at: number, count: number) => {
-      const { signal, onProgress } = this.#options
-      expect(!signal?.aborted, "ABORTED", () => `convert: aborted at ${this.#done} of ${this.#total} bytes`)
-      // A part without a name is zeros.
-      const values = part.name === "" ? new Float32Array(count) : await this.#elements.read(part.name, at, count)
-      const bytes = fromF32(dtype, change(values))
+      const bytes = fromF32(dtype, change(await this.#values(part.name, at, count)))
       checkFinite(toF32(dtype, bytes), `${this.#out}: ${name} in ${dtype}`, at)
-      this.#done += bytes.length
-      onProgress?.(this.#done, this.#total)
-      return bytes
+      return this.#wrote(bytes)
     }
     return { name, dtype, shape, data: () => filePieces(tensor, dtypeSize[dtype], read) }
   }
 
   #dtypeOfFile(): keyof typeof fileDtype {
     const matrices = [...this.#parameters].filter(([, { matrix }]) => matrix).map(([name]) => name)
-    const stored = new Set(matrices.flatMap((name) => this.#elements.dtypes(name)))
+    // Those of 8 bits are seen as f32 and say nothing of the others.
+    const others = matrices.filter((name) => !this.int8 || this.#parameters.get(name)!.int8 !== true)
+    const stored = new Set((others.length > 0 ? others : matrices).flatMap((name) => this.#elements.dtypes(name)))
     const [only] = stored
     return stored.size > 1 ? "f32" : only === "BF16" ? "bf16" : only === "F16" ? "f16" : "f32"
   }

@@ -7,6 +7,7 @@ import type { ModelConfig } from "../models/config.ts"
 import { Fields } from "./config-fields.ts"
 import { falconMamba } from "./falcon-mamba.ts"
 import { type AnyConfig, type Family, type FileTensor, type Naming, Table } from "./family.ts"
+import { readsInt8 } from "./int8.ts"
 import { llama } from "./llama.ts"
 import { mambaOriginal, mambaTransformers } from "./mamba.ts"
 import { mambaByte } from "./mambabyte.ts"
@@ -31,6 +32,8 @@ const fileBytesMax = 1 << 20
 export interface ReadConfig {
   readonly family: Family
   readonly config: AnyConfig
+  /** Whether the files have matrices in 8 bits, as lib/checkpoint/int8.ts says. */
+  readonly int8?: boolean
 }
 
 /**
@@ -46,10 +49,7 @@ export function parseConfig(text: string, where: string): ReadConfig {
     const { model_type: type } = fields.raw
     return fields.refuse(`model_type to be ${known}`, type === undefined ? "none" : JSON.stringify(type).slice(0, 40))
   }
-  // Its tensors would be read as the numbers that stand for weights.
-  const quantised = fields.raw.quantization_config ?? undefined
-  fields.require(quantised === undefined, "quantization_config", "none, for weights that are not quantised")
-  return { family, config: readWith(family, fields) }
+  return { family, config: readWith(family, fields), ...(readsInt8(fields) && { int8: true }) }
 }
 
 function readWith(family: Family, given: Fields): AnyConfig {

@@ -27,9 +27,11 @@ export type GgufValue =
 export type GgufMetadata = Readonly<Record<string, GgufValue>>
 
 /** A tensor, its shape with the innermost dimension last as everywhere here. */
-export type GgufTensor = TensorEntry & { readonly dtype: keyof typeof tensorTypes }
+export type GgufTensor = Omit<TensorEntry, "dtype"> & { readonly dtype: keyof typeof tensorTypes }
 
-const tensorTypes = { F32: 0, F16: 1, BF16: 30 } as const
+const tensorTypes = { F32: 0, F16: 1, Q8_0: 8, BF16: 30 } as const
+/** Of Q8_0: an f16 scale, then as many whole numbers. */
+const blockElements = 32
 const version = 3
 const alignment = 32
 const nameBytesMax = 63
@@ -80,14 +82,22 @@ function place(tensors: readonly GgufTensor[], path: string) {
     expect(fits, "BAD_INPUT", () => `${where}: expected a name of 1 to ${nameBytesMax} bytes, got it; rename it`)
     expect(!names.has(name), "BAD_INPUT", () => `${where}: expected one tensor of this name, got two; rename one`)
     names.add(name)
-    const sizeBytes = shape.length >= 1 && shape.length <= dimensionsMax ? tensorBytes(dtype, shape) : undefined
+    const sizeBytes = shape.length >= 1 && shape.length <= dimensionsMax ? sizeOf(dtype, shape) : undefined
     expect(sizeBytes, "BAD_SHAPE", () => {
-      return `${where}: expected 1 to ${dimensionsMax} dimensions of at least 1, got [${shape}]; correct the shape`
+      const rows = dtype === "Q8_0" ? `, rows of a multiple of ${blockElements}` : ""
+      return `${where}: expected 1 to ${dimensionsMax} dimensions of at least 1${rows}, got [${shape}]; correct the shape`
     })
     const info = { name, dtype, shape, sizeBytes, offset }
     offset += aligned(sizeBytes)
     return info
   })
+}
+
+function sizeOf(dtype: GgufTensor["dtype"], shape: readonly number[]): number | undefined {
+  if (dtype !== "Q8_0") return tensorBytes(dtype, shape)
+  if (shape.at(-1)! % blockElements !== 0) return undefined
+  const bytes = tensorBytes("I8", shape)
+  return bytes && (bytes / blockElements) * (2 + blockElements)
 }
 
 function encodeHeader(

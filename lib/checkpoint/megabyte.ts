@@ -76,7 +76,7 @@ export const megabyteOwn: Family<MegaByteConfig> = {
   mark: "transformers.0.layers.0.0.mixer.qkv.weight",
   recognises: ({ raw }) => raw.model_type === "selscan-megabyte",
   read: (fields) => {
-    fields.only(["model_type", "selscan", ...ownFields])
+    fields.only(["model_type", "selscan", "quantization_config", ...ownFields])
     const [dims, depths] = [pair(fields, "dims", 2, 2 ** 20), pair(fields, "depths", 1, depthMost)]
     const sizes = {
       vocab: fields.count("vocab"),

@@ -72,11 +72,14 @@ function place(entries: readonly TensorEntry[], path: string): TensorInfo[] {
   })
 }
 
+/** What is known of a tensor when its data are written; other formats have dtypes of their own. */
+type Written = Omit<TensorInfo, "dtype"> & { readonly dtype: string }
+
 /** Writes a tensor's data, whole or piece by piece, and holds it to its size. */
 export async function writeData(
   file: AtomicFile,
   data: TensorEntry["data"],
-  info: TensorInfo,
+  info: Written,
   path: string,
 ): Promise<void> {
   const given = typeof data === "function" ? await data() : data
@@ -89,7 +92,7 @@ function isPieces(data: Uint8Array | AsyncIterable<Uint8Array>): data is AsyncIt
   return typeof data === "object" && data !== null && Symbol.asyncIterator in data
 }
 
-async function writePieces(file: AtomicFile, pieces: AsyncIterable<Uint8Array>, info: TensorInfo, path: string) {
+async function writePieces(file: AtomicFile, pieces: AsyncIterable<Uint8Array>, info: Written, path: string) {
   let written = 0
   for await (const piece of pieces) {
     written += piece.length
@@ -103,7 +106,7 @@ async function writePieces(file: AtomicFile, pieces: AsyncIterable<Uint8Array>, 
   })
 }
 
-function checkData(bytes: Uint8Array, { name, dtype, shape, sizeBytes }: TensorInfo, path: string): void {
+function checkData(bytes: Uint8Array, { name, dtype, shape, sizeBytes }: Written, path: string): void {
   expect(bytes instanceof Uint8Array && bytes.length === sizeBytes, "BAD_INPUT", () => {
     const got = bytes instanceof Uint8Array ? `${bytes.length}` : typeof bytes
     return `${path}: tensor ${shown(name)}: expected ${sizeBytes} bytes for ${dtype} [${shape}], got ${got}; pass its whole data`

@@ -5,7 +5,10 @@ import { patternFamily } from "./family.ts"
 import { depthMost } from "./patterns.ts"
 
 const modelType = "selscan"
-const modelFields = ["model_type", "dim", "vocab", "depth", "pattern", "tied", "normEps", "norm", "selscan"]
+const modelFields = [
+  ...["model_type", "dim", "vocab", "depth", "pattern", "tied", "normEps", "norm", "selscan"],
+  "quantization_config", // of any family: read before its fields
+]
 /** A base as large as any published, with room. */
 const baseMost = 1e12
 

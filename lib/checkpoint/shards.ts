@@ -10,7 +10,6 @@ import { join } from "node:path"
 import { expect, oneLine, SelscanError } from "../errors.ts"
 import { openSafetensors } from "./safetensors.ts"
 import { findTensor, type StoredTensor, shown, type TensorSource } from "./source.ts"
-import { openTorch } from "./torch-file.ts"
 
 export type { TensorSource } from "./source.ts"
 
@@ -20,6 +19,9 @@ interface Format {
   readonly extension: "safetensors" | "bin"
   readonly open: (path: string) => Promise<TensorSource>
 }
+
+/** What reads pickles is loaded for them alone. */
+const openTorch = async (path: string): Promise<TensorSource> => (await import("./torch-file.ts")).openTorch(path)
 
 /** In the order in which a folder is searched: a folder with both has the same weights twice. */
 const formats: readonly Format[] = [

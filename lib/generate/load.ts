@@ -3,17 +3,18 @@
  */
 import { stat } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
+import { fromF32 } from "../checkpoint/dtypes.ts"
 import { familyOfTensors, type ReadConfig, readConfig, tensorsOf } from "../checkpoint/families.ts"
 import type { FileTensor } from "../checkpoint/family.ts"
+import { scalesOf, toInt8, type WideSource, wide } from "../checkpoint/int8.ts"
 import { checkTensors } from "../checkpoint/names.ts"
 import { openWeights, type TensorSource } from "../checkpoint/shards.ts"
-import { readPieces } from "../checkpoint/weights.ts"
-import { checkOptions, expect, SelscanError } from "../errors.ts"
-import { download } from "../hub/download.ts"
+import { type Piece, readPieces } from "../checkpoint/weights.ts"
+import { checkOptions, checkSignal, expect, SelscanError } from "../errors.ts"
 import { isHubName } from "../hub/name.ts"
 import { type DownloadOptions, dividedOptions, downloadOptionNames } from "../hub/options.ts"
-import { allParameters, type Parameter } from "../layers/layer.ts"
-import { type Device, resolveDevice } from "../native.ts"
+import { allParameters, type Parameter, scaleName, scaleShape } from "../layers/layer.ts"
+import { type Device, resolveDevice, type Store } from "../native.ts"
 import { namedTokenizer, readTokenizer } from "../text/read.ts"
 import { nameOf } from "./fingerprint.ts"
 import { Model, type ModelOptions, modelOptionNames } from "./model.ts"
@@ -23,6 +24,11 @@ interface LocalOptions extends ModelOptions {
   readonly contextMax?: number | undefined
   /** "bytes", or a tokenizer.json or a folder with one. Default: the model's own, else bytes for a vocabulary of 256. */
   readonly tokenizer?: string | undefined
+  /**
+   * "int8": in_proj, out_proj, the MLP's and attention's projections, the embedding and the head are kept in 8 bits with a scale for every
+   * 32 of a row, on the cpu. Default: as the file has them.
+   */
+  readonly weights?: "int8" | undefined
 }
 
 export interface LoadOptions extends LocalOptions, DownloadOptions {}
@@ -34,7 +40,10 @@ export const shipped: readonly string[] = ["demo", "demo-samba"]
 export async function modelFolder(name: string, options: DownloadOptions = {}): Promise<string> {
   const isShipped = shipped.includes(name)
   const exists = isShipped || (await stat(name).catch(() => undefined)) !== undefined
-  if (!exists && isHubName(name)) return await download(name, options).catch((error) => Promise.reject(orFolder(error)))
+  if (!exists && isHubName(name)) {
+    const { download } = await import("../hub/download.ts") // a start without the Hub loads none of it
+    return await download(name, options).catch((error) => Promise.reject(orFolder(error)))
+  }
   expect(options.revision === undefined, "BAD_OPTION", () => {
     return `load: expected no revision, which models on the Hub have, got ${options.revision} for ${name}; leave it out`
   })
@@ -64,6 +73,9 @@ function orFolder(error: SelscanError): SelscanError {
  * A model whose folder has a tokenizer.json takes and gives text, and one over the 256 bytes; others take and give ids. Matrices stay bf16 when the file has them so, and products
  * are then in bf16 unless `precision` says f32; f16 is widened to f32. Everything else is f32.
  *
+ * Matrices that a file has in 8 bits (compressed-tensors, int-quantized, symmetric groups of 32, as `selscan convert --weights int8` writes) stay
+ * so on the cpu, and become bf16 on cuda. With `weights: "int8"` those of any file are rounded to 8 bits as they are read.
+ *
  * @throws NO_DEVICE, NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (missing or unexpected tensors, shapes, a model that is not supported),
  * BAD_TOKENIZER (a malformed one, or one with more ids than the model), NOT_FINITE (weights with NaN or infinity), and what `download` throws
  * @example
@@ -76,13 +88,9 @@ export async function load(name: string, options: LoadOptions = {}): Promise<Mod
     "BAD_INPUT",
     () => `load: the name or folder of a model is expected, got ${name === "" ? "an empty text" : typeof name}`,
   )
-  checkOptions("load", options, [...modelOptionNames, "contextMax", "tokenizer", ...downloadOptionNames])
+  checkOptions("load", options, [...modelOptionNames, "contextMax", "tokenizer", "weights", ...downloadOptionNames])
   const { hub, own } = dividedOptions(options)
-  expect(
-    hub.signal?.aborted !== true,
-    "ABORTED",
-    () => `load: aborted before ${name} was looked for; call again to go on`,
-  )
+  checkSignal("load", hub.signal)
   const device = resolveDevice(options.device) as Device
   const folder = await modelFolder(name, hub)
   const read = await readConfig(folder).catch((error: SelscanError) => {
@@ -108,20 +116,24 @@ export async function loadWeights(
   read: ReadConfig,
   options: Omit<LocalOptions, "tokenizer"> = {},
 ): Promise<Model> {
-  const { contextMax, ...rest } = options
+  const { contextMax, weights, ...rest } = options
+  const device = resolveDevice(options.device)
+  checkWeights(weights, device)
   expect(
     contextMax === undefined || (Number.isSafeInteger(contextMax) && contextMax >= 1 && contextMax <= 2 ** 24),
     "BAD_OPTION",
     () => `load: contextMax is a whole number from 1 to ${2 ** 24}, got ${contextMax}`,
   )
   const config = contextMax === undefined ? read.config : read.family.withContext(read.config, contextMax)
-  const family = familyOfTensors(read, source.tensors, source.path)
-  const tensors = await checkTensors(source, tensorsOf(family, config), family)
+  const file = wide(source, read.int8)
+  const family = familyOfTensors(read, file.tensors, file.path)
+  const tensors = await checkTensors(file, tensorsOf(family, config), family)
   const network = family.network(config)
   const parameters = allParameters(network)
-  const model = new Model(network, matrixDtype(source, tensors, parameters), rest)
+  const int8 = device === "cpu" ? keptInt8(file, tensors, parameters, weights === "int8") : undefined
+  const model = new Model(network, matrixDtype(file, tensors, parameters), rest, int8)
   try {
-    await upload(model, source, tensors, parameters)
+    await upload(model, file, tensors, parameters)
   } catch (error) {
     await model.dispose()
     throw error
@@ -129,25 +141,82 @@ export async function loadWeights(
   return model
 }
 
-/** bf16 where every matrix of the file is. */
+/** Throws BAD_OPTION for a word that is none, and where the device has no products of 8 bits. */
+export function checkWeights(weights: string | undefined, device: string): void {
+  expect(weights === undefined || weights === "int8", "BAD_OPTION", () => {
+    return `load: weights is int8, got ${weights}; leave it out for those of the file`
+  })
+  expect(weights === undefined || device === "cpu", "BAD_OPTION", () => {
+    return `load: weights int8 is for the cpu, got device ${device}; leave it out, or ask for the device cpu`
+  })
+}
+
+/** Names of the parameters that can be kept in 8 bits. */
+export const int8Names = (parameters: ReadonlyMap<string, Parameter>): Set<string> =>
+  new Set([...parameters].flatMap(([name, { int8 }]) => (int8 === true ? [name] : [])))
+
+/** Names of the parameters to keep in 8 bits: `all` that can be, or those that the file has so. */
+function keptInt8(
+  { int8 }: WideSource,
+  tensors: readonly FileTensor[],
+  parameters: ReadonlyMap<string, Parameter>,
+  all: boolean,
+): ReadonlySet<string> {
+  const kept = int8Names(parameters)
+  for (const { fileName, parts } of tensors) {
+    if (!all && !int8.has(fileName)) for (const { name } of parts) kept.delete(name)
+  }
+  return kept
+}
+
+/** bf16 where every matrix of the file is, those of 8 bits apart. */
 function matrixDtype(
-  source: TensorSource,
+  source: WideSource,
   tensors: readonly FileTensor[],
   parameters: ReadonlyMap<string, Parameter>,
 ): "f32" | "bf16" {
   const matrices = tensors.filter(({ parts }) => parts.some(({ name }) => parameters.get(name)!.matrix))
-  return matrices.every(({ fileName }) => source.tensors.get(fileName)!.dtype === "BF16") ? "bf16" : "f32"
+  const halves = ({ fileName }: FileTensor) => {
+    return source.int8.has(fileName) || source.tensors.get(fileName)!.dtype === "BF16"
+  }
+  return matrices.every(halves) ? "bf16" : "f32"
 }
 
 async function upload(
-  { store, matrixDtype }: Model,
-  source: TensorSource,
+  model: Model,
+  source: WideSource,
   tensors: readonly FileTensor[],
   parameters: ReadonlyMap<string, Parameter>,
 ): Promise<void> {
-  for await (const { name, at, bytes, floats } of readPieces(source, tensors)) {
-    const { shape, matrix } = parameters.get(name)!
-    if (matrix && matrixDtype === "bf16") await store.upload("weight", { name, shape, dtype: "bf16" }, bytes, 2 * at)
-    else await store.upload("weight", { name, shape, dtype: "f32" }, floats, 4 * at)
+  // One upload is under way while the next piece is looked at; its bytes are copied when it is called.
+  let before: Promise<void> = Promise.resolve()
+  for await (const piece of readPieces(source, tensors)) {
+    const upload = uploadPiece(model, piece, parameters.get(piece.name)!)
+    upload.catch(() => {}) // it is thrown below, or not at all where another was before it
+    await before
+    before = upload
   }
+  await before
+}
+
+async function uploadPiece(
+  { store, matrixDtype, int8 }: Model,
+  piece: Piece,
+  { shape, matrix }: Parameter,
+): Promise<void> {
+  const { name, at, dtype } = piece
+  if (int8.has(name)) return await uploadInt8(store, shape, piece)
+  if (!matrix || matrixDtype !== "bf16") {
+    return await store.upload("weight", { name, shape, dtype: "f32" }, piece.floats, 4 * at)
+  }
+  const halves = dtype === "BF16" ? piece.bytes : fromF32("BF16", piece.floats) // of 8 bits, where the device has no products of them
+  await store.upload("weight", { name, shape, dtype: "bf16" }, halves, 2 * at)
+}
+
+async function uploadInt8(store: Store, shape: readonly number[], { name, at, floats }: Piece): Promise<void> {
+  const columns = shape[1]!
+  const { q, scales } = toInt8(floats, columns)
+  await store.upload("weight", { name, shape, dtype: "i8" }, q, at)
+  const slot = { name: scaleName(name), shape: scaleShape(shape), dtype: "bf16" } as const
+  await store.upload("weight", slot, scales, 2 * scalesOf(columns, at, floats.length).first)
 }

@@ -9,6 +9,7 @@ import type { LanguageModel } from "../models/language-model.ts"
 import { activationsOn, type Device, type Executable, type Memory, resolveDevice, Store } from "../native.ts"
 import { type ChatMessage, type ChatOptions, renderChat } from "../text/chat-template.ts"
 import { byteCodec, type Codec, type DecodeOptions, decode, type EncodeOptions } from "../text/codec.ts"
+import { burstLimits } from "./burst.ts"
 import { Chat, type ReplyOptions } from "./chat.ts"
 import { describe, fingerprint } from "./fingerprint.ts"
 import { Kept, OpenSequences } from "./kept.ts"
@@ -47,6 +48,10 @@ export class Model {
   readonly places: Places
   readonly precision: Precision
   readonly matrixDtype: Dtype
+  /** How far sessions run ahead of their consumers. */
+  readonly burst = burstLimits
+  /** Names of the matrices that are kept in 8 bits, with scales beside them. */
+  readonly int8: ReadonlySet<string>
   /** What has states that may be in host memory. */
   readonly open = new OpenSequences()
   readonly #steps = new Map<string, Promise<Executable>>()
@@ -54,7 +59,12 @@ export class Model {
   #fingerprint: Promise<string> | undefined
 
   /** Use load(), or give weights with `store.upload` under the network's parameter names. */
-  constructor(network: LanguageModel, matrixDtype: "f32" | "bf16", options: ModelOptions = {}) {
+  constructor(
+    network: LanguageModel,
+    matrixDtype: "f32" | "bf16",
+    options: ModelOptions = {},
+    int8: ReadonlySet<string> = new Set(),
+  ) {
     checkOptions("model", options, modelOptionNames)
     const { sessions = 16, device, precision = matrixDtype } = options
     expect(
@@ -66,6 +76,7 @@ export class Model {
     this.network = network
     this.codec = codecFor(network.vocab, options.codec)
     this.matrixDtype = matrixDtype
+    this.int8 = int8
     this.precision = precision
     this.store = new Store(resolveDevice(device))
     this.name = describe(network)
@@ -265,10 +276,10 @@ export class Model {
 
   /** What every program of this model has in common. */
   get shape(): ModelShape {
-    const { precision, matrixDtype, device } = this
+    const { precision, matrixDtype, int8, device } = this
     const rings = { count: this.places.ringCount, rowsMost: scoreRows }
     const activations = activationsOn(device, precision)
-    return { slots: this.places.slotCount, rings, matrixDtype, precision, activations }
+    return { slots: this.places.slotCount, rings, matrixDtype, int8, precision, activations }
   }
 
   #compiled(name: string, make: () => Program): Promise<Executable> {

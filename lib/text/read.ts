@@ -6,7 +6,6 @@ import { dirname, join } from "node:path"
 import { expect, SelscanError } from "../errors.ts"
 import { ChatTemplates } from "./chat-template.ts"
 import { byteCodec, type Codec } from "./codec.ts"
-import { tokenizerCodec } from "./tokenizer.ts"
 import { isObject, refuse } from "./tokenizer-file.ts"
 
 /** The largest public tokenizer.json has 35 MB, which is parsed into a few times as much memory. */
@@ -54,6 +53,7 @@ async function codecOf(folder: string, path: string, text: string): Promise<Code
   const config = { ...special, ...own }
   const json = parsed(text, path)
   const ends = idsOf(generation)
+  const { tokenizerCodec } = await import("./tokenizer.ts") // models over bytes need none
   return tokenizerCodec(json, {
     config,
     endTokens: ends.length > 0 || config.eos_token ? ends : idsOf(model),

@@ -99,12 +99,12 @@ const refused: [string, object, RegExp][] = [
   [
     "quantised weights",
     { ...transformers, expand: 16, quantization_config: { quant_method: "bitsandbytes" } },
-    /quantization_config to be none, for weights that are not quantised, got {"quant_method"/,
+    /quantization_config.quant_method to be compressed-tensors, got "bitsandbytes"/,
   ],
   [
     "a quantised Falcon-Mamba that calls itself mamba",
     { ...transformers, architectures: ["FalconMambaForCausalLM"], quantization_config: {} },
-    /quantization_config to be none/,
+    /quantization_config.quant_method to be compressed-tensors, got none/,
   ],
   ["a mixer's eps of zero", { ...transformers, mixer_rms_eps: 0 }, /mixer_rms_eps to be a number above 0 .* got 0/],
   ["another activation", { ...transformers, hidden_act: "gelu" }, /hidden_act to be "silu"/],
