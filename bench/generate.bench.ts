@@ -1,14 +1,15 @@
 /**
  * Reading a prompt of 512 tokens, and writing one token after another: the demo model, where it is there, and mamba-130m
- * with fresh weights, f32 and bf16.
+ * with random weights, f32 and bf16.
  */
 import { existsSync } from "node:fs"
 import { freemem } from "node:os"
-import { f32ToBf16 } from "../lib/checkpoint/halves.ts"
 import { load } from "../lib/generate/load.ts"
-import { Model } from "../lib/generate/model.ts"
-import { allParameters, parameterCount } from "../lib/layers/layer.ts"
-import { initialWeights } from "../lib/models/language-model.ts"
+import type { Model } from "../lib/generate/model.ts"
+import { randomModel } from "../lib/generate/random-weights.ts"
+import { promptIds } from "../lib/generate/side-by-side.ts"
+import { bytesOf } from "../lib/generate/speed.ts"
+import { parameterCount } from "../lib/layers/layer.ts"
 import { PatternModel } from "../lib/models/pattern-model.ts"
 import { modelPreset } from "../lib/models/presets.ts"
 import { type Measurement, type Outcome, type Statistics, scaled, timed } from "./measure.ts"
@@ -19,7 +20,7 @@ export const summary = "a prompt of 512 tokens and decoding, the demo model and 
 const promptTokens = 512
 
 /** One token more than is run: a session keeps the last one for the run that needs its logits. */
-const prompt = (vocab: number) => Array.from({ length: promptTokens + 1 }, (_, i) => (i * 7919 + 101) % vocab)
+const prompt = (vocab: number) => promptIds(0, { prefill: promptTokens }, vocab)
 
 async function promptMs(model: Model): Promise<Statistics> {
   const ids = prompt(model.network.vocab)
@@ -51,12 +52,7 @@ async function decodeMs(model: Model): Promise<Statistics> {
 async function measure(name: string, model: Model): Promise<Measurement[]> {
   const reading = await promptMs(model)
   const writing = await decodeMs(model)
-  // One token reads every weight once.
-  const bytes = [...allParameters(model.network).values()].reduce(
-    (total, { shape, matrix }) =>
-      total + shape.reduce((a, b) => a * b, 1) * (matrix && model.matrixDtype === "bf16" ? 2 : 4),
-    0,
-  )
+  const { perToken: bytes } = await bytesOf(model, { prefill: promptTokens, decode: 1, batch: 1 })
   const { share } = shareOf(limits(), { milliseconds: writing.median, bytes })
   const perSecond = (milliseconds: number) => ({ value: 1e3 / milliseconds, unit: "tokens/s" })
   return [
@@ -70,21 +66,6 @@ async function measure(name: string, model: Model): Promise<Measurement[]> {
   ]
 }
 
-/** mamba-130m with the weights that training would begin with. */
-async function fresh(dtype: "f32" | "bf16"): Promise<Model> {
-  const network = new PatternModel(modelPreset("mamba-130m"))
-  const model = new Model(network, dtype, { sessions: 2 })
-  const weights = initialWeights(network, 1)
-  for (const [name, { shape, matrix }] of allParameters(network)) {
-    const floats = weights.get(name)!
-    weights.delete(name)
-    await (matrix && dtype === "bf16"
-      ? model.store.upload("weight", { name, dtype: "bf16", shape }, f32ToBf16(floats))
-      : model.store.upload("weight", { name, dtype: "f32", shape }, floats))
-  }
-  return model
-}
-
 export async function run(): Promise<Outcome> {
   const results: Measurement[] = []
   const notes: string[] = []
@@ -93,14 +74,14 @@ export async function run(): Promise<Outcome> {
     results.push(...(await measure(`demo, ${model.matrixDtype} weights, ${model.precision} products`, model)))
   } else notes.push("the demo model is not there: models/demo/config.json is missing")
 
-  // Weights on the host, in the store, and packed beside it.
-  const needed = 3 * 4 * parameterCount(new PatternModel(modelPreset("mamba-130m")))
+  // Weights in the store, and packed beside it.
+  const needed = 2 * 4 * parameterCount(new PatternModel(modelPreset("mamba-130m")))
   for (const dtype of ["f32", "bf16"] as const) {
     if (freemem() < needed) {
       notes.push(`mamba-130m ${dtype} was left out: it needs ${(needed / 1e9).toFixed(1)} GB of free memory`)
       continue
     }
-    await using model = await fresh(dtype)
+    await using model = await randomModel("mamba-130m", dtype, { sessions: 2 })
     results.push(...(await measure(`mamba-130m, ${dtype}`, model)))
   }
   return { results, notes }

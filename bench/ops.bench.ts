@@ -3,10 +3,11 @@
  * machine's limits, measured beside each case.
  */
 import { expect } from "../lib/errors.ts"
+import { begun, nodeCost } from "../lib/generate/cost.ts"
 import { gradients } from "../lib/graph/gradient.ts"
 import { type Program, trace } from "../lib/graph/program.ts"
 import type { Trace } from "../lib/graph/trace.ts"
-import { dtypeSizeBytes, type Node, type Value } from "../lib/graph/value.ts"
+import type { Node, Value } from "../lib/graph/value.ts"
 import { type HostArray, Store } from "../lib/native.ts"
 import { arithmetic } from "../lib/ops/cast.ts"
 import { normal, type Tensor64 } from "../test/ops/spec.ts"
@@ -15,12 +16,6 @@ import { type Limits, limits, shareOf } from "./native.ts"
 import { type Subject, subjects } from "./ops-cases.ts"
 
 export const summary = "kernels of every op, forward and backward, beside read bandwidth and multiply-add peak"
-
-/** Matrix products among the ops: how many products of rows × in × out the forward and the backward pass take. */
-const products: Readonly<Record<string, { forward: number; backward: number }>> = {
-  linear: { forward: 1, backward: 2 },
-  linearCrossEntropy: { forward: 1, backward: 3 }, // logits are computed again
-}
 
 /** As in a model: weights may be packed once, indices and small settings come from the host, the rest stays where it is. */
 function storageOf({ op }: Subject, key: string, { dtype, data }: Tensor64): "input" | "weight" | "training" {
@@ -79,19 +74,6 @@ async function ready(store: Store, { program, stored }: Prepared): Promise<() =>
   }
 }
 
-/** Bytes of all tensors that a node names; of a table, no more than the rows that are looked up. */
-function nodeBytes({ inputs, outputs }: Node, used: ReadonlySet<Value>): number {
-  const sizeOf = (value: Value) => value.elements * dtypeSizeBytes[value.dtype]
-  const written = Object.values(outputs)
-    .filter((value) => used.has(value))
-    .reduce((total, value) => total + sizeOf(value), 0)
-  const isLookup = inputs.ids !== undefined && inputs.weight !== undefined
-  const read = Object.entries(inputs).map(([key, value]) =>
-    isLookup && key === "weight" ? Math.min(written, sizeOf(value)) : sizeOf(value),
-  )
-  return written + read.reduce((total, bytes) => total + bytes, 0)
-}
-
 /** Elements of the largest tensor that is not a weight. */
 function elementsOf({ inputs, outputs }: Node): number {
   const rest = Object.entries(inputs).flatMap(([key, value]) => (key === "weight" ? [] : [value]))
@@ -100,7 +82,7 @@ function elementsOf({ inputs, outputs }: Node): number {
 
 interface Timed {
   readonly result: Measurement
-  readonly cost: { readonly milliseconds: number; readonly bytes: number; readonly operations?: number | undefined }
+  readonly cost: { readonly milliseconds: number; readonly bytes: number; readonly operations: number }
 }
 
 async function measure(subject: Subject, pass: "forward" | "backward", elements: number): Promise<Timed> {
@@ -118,16 +100,16 @@ async function measure(subject: Subject, pass: "forward" | "backward", elements:
     before = after
     return milliseconds
   })
-  const bytes = nodes.reduce((total, node, i) => (chosen[i] ? total + nodeBytes(node, used) : total), 0)
-  const count = products[name]?.[pass]
-  const { x, weight } = subject.inputs
-  const operations = count && 2 * count * x!.shape[0]! * weight!.shape[0]! * weight!.shape[1]!
+  const costs = nodes.flatMap((node, i) => (chosen[i] ? [nodeCost(node, used, begun)] : []))
+  const [bytes, operations] = (["bytes", "operations"] as const).map((key) =>
+    costs.reduce((total, cost) => total + cost[key], 0),
+  ) as [number, number]
   const result = {
     shape: `${name}${pass === "backward" ? " backward" : ""}: ${subject.title}`,
     unit: "ns per element",
     ...scaled(taken, 1e6 / elements),
     bytes,
-    ...(operations && { operations }),
+    ...(operations > 0 && { operations }),
   }
   return { result, cost: { milliseconds: taken.median, bytes, operations } }
 }

@@ -2,30 +2,23 @@
  * Holds GGUF files to llama.cpp: the same weights there and here, f32 on both sides, give the same greedy tokens, for 64 of them or until
  * the two best logits come within 10⁻³ of each other, where rounding decides; and all their logits are close. Three models of random
  * weights, and the demo; the demo of SAMBA must be refused.
- *
- * llama.cpp comes as node-llama-cpp with its prebuilt binary, into a temporary folder: it is no dependency of the package, its install
- * scripts do not run, nothing is compiled or downloaded but what npm fetches.
  */
-import { execFile } from "node:child_process"
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { fileURLToPath, pathToFileURL } from "node:url"
-import { parseArgs, promisify } from "node:util"
+import { fileURLToPath } from "node:url"
+import { parseArgs } from "node:util"
 import { convert } from "../lib/checkpoint/convert.ts"
 import { modelConfigFields } from "../lib/checkpoint/families.ts"
 import { writeSafetensors } from "../lib/checkpoint/safetensors.ts"
 import { SelscanError } from "../lib/errors.ts"
 import { load } from "../lib/generate/load.ts"
-import type { Model } from "../lib/generate/model.ts"
-import { trace } from "../lib/graph/program.ts"
 import { allParameters } from "../lib/layers/layer.ts"
 import { Random } from "../lib/layers/random.ts"
 import { type ModelSize, modelConfig } from "../lib/models/config.ts"
-import { headOf, initialWeights } from "../lib/models/language-model.ts"
+import { initialWeights } from "../lib/models/language-model.ts"
 import { PatternModel } from "../lib/models/pattern-model.ts"
-import { linear } from "../lib/ops/linear.ts"
-import { type Llama, type LlamaModule, llamaPlatform } from "./llama.ts"
+import { installLlama, type Llama, NotInstalled, openLlama, ourLogits, theirLogits } from "./llama.ts"
 
 const usage = `Compares greedy tokens of GGUF files in llama.cpp with ours.
 
@@ -38,7 +31,6 @@ const usage = `Compares greedy tokens of GGUF files in llama.cpp with ours.
 
 Exit code: 0 all agree, 1 some do not, 2 node-llama-cpp could not be installed.`
 
-const version = "3.22.1"
 /** Two logits this close may be ordered either way by rounding. */
 const tie = 1e-3
 /** Of a logit. Measured (2026-11-22): rounding makes it 2.8e-5, an A that is 1 % too large 7.3e-3 and more. */
@@ -101,7 +93,7 @@ async function main(): Promise<number> {
   if (!(Number.isInteger(tokens) && tokens >= 1)) throw new Error(`--tokens is a whole number, got ${values.tokens}`)
   const folder = await mkdtemp(join(tmpdir(), "selscan-llama-"))
   try {
-    const llama = await open(values.modules ?? (await install(folder)))
+    const llama = await openLlama(values.modules ?? (await installLlama(folder)), 1)
     const results = await compareAll(llama, folder, tokens).finally(() => llama.dispose())
     for (const result of results)
       console.log(values.json ? JSON.stringify({ ...result, verdict: verdict(result) }) : row(result))
@@ -124,30 +116,6 @@ function row(result: Agreement): string {
   const tokens = `${agreed} of ${of} tokens (${different} different) ${verdict(result)}`
   const numbers = `two best at least ${closest.toExponential(1)} apart, logits off by ${difference.toExponential(1)}`
   return `${model.padEnd(26)} ${tokens.padEnd(40)} ${numbers}`
-}
-
-class NotInstalled extends Error {}
-
-/** The node_modules folder of a fresh install. Optional packages are left out, for they are binaries of every platform and GPU. */
-async function install(folder: string): Promise<string> {
-  await writeFile(join(folder, "package.json"), '{ "private": true }\n')
-  const packages = [`node-llama-cpp@${version}`, `@node-llama-cpp/${llamaPlatform()}@${version}`]
-  const flags = ["--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"]
-  const npm = process.platform === "win32" ? "npm.cmd" : "npm"
-  const options = { cwd: folder, timeout: 300_000, shell: process.platform === "win32" }
-  await promisify(execFile)(npm, ["install", ...flags, ...packages], options).catch((cause: Error) => {
-    throw new NotInstalled(
-      `${packages.join(" and ")} could not be installed: ${cause.message.split("\n", 2).join(" ")}`,
-    )
-  })
-  return join(folder, "node_modules")
-}
-
-async function open(modules: string): Promise<Llama> {
-  const entry = pathToFileURL(join(modules, "node-llama-cpp", "dist", "index.js"))
-  const { getLlama, LlamaLogLevel } = (await import(entry.href)) as LlamaModule
-  const quiet = { logLevel: LlamaLogLevel.error, progressLogs: false }
-  return await getLlama({ gpu: false, build: "never", skipDownload: true, maxThreads: 1, ...quiet })
 }
 
 async function compareAll(llama: Llama, folder: string, tokens: number): Promise<Agreement[]> {
@@ -237,10 +205,7 @@ async function theirTokens(
   const found: TheirToken[] = []
   let added = prompt
   while (found.length < tokens) {
-    const last = added.length - 1
-    const input = added.map((id, i) => (i < last ? id : ([id, { generateNext: { logits: true } }] as const)))
-    const map = (await sequence.controlledEvaluate(input)).at(-1)!.next.logits
-    const logits = Float32Array.from({ length: map.size }, (_, id) => map.get(id)!)
+    const logits = await theirLogits(sequence, added)
     const id = logits.indexOf(Math.max(...logits))
     found.push({ id, logits })
     added = [id]
@@ -248,21 +213,6 @@ async function theirTokens(
   await context.dispose()
   await model.dispose()
   return found
-}
-
-/** Logits of every row (rows, vocab), in one run. */
-async function ourLogits({ network, store, matrixDtype }: Model, ids: readonly number[]): Promise<Float32Array> {
-  const program = trace("logits", (t) => {
-    const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype }
-    const x = network.forward(t.input("ids", "i32", [ids.length]), rows)
-    return { logits: linear({ x, ...headOf(network, rows) }, { precision: "f32" }).y }
-  })
-  const executable = await store.compile(program)
-  const { logits } = await executable.run({
-    ids: Int32Array.from(ids),
-    segments: Int32Array.of(0, ids.length, 0, 0, 0),
-  })
-  return logits as Float32Array
 }
 
 /** SAMBA has no words there. */

@@ -1,6 +1,6 @@
-// Read bandwidth and peak of multiply-adds, on the instruction set that the kernels use.
+// Read bandwidth and peaks of multiply-adds, on the instruction set that the kernels use.
 //
-// Both are maxima, so the best pass counts: whatever else the machine does can only take away. The buffer is 512 MB, 16 times
+// All are maxima, so the best pass counts: whatever else the machine does can only take away. The buffer is 512 MB, 16 times
 // a large L3; its sum is checked, so that no compiler may leave the reading out.
 #include <algorithm>
 #include <chrono>
@@ -50,6 +50,52 @@ float multiplyAdds(int64_t rounds) {
 
 }  // namespace selscan::ISA::limits
 #else
+#if SELSCAN_X86
+// Both probes take multiply-adds on operands in registers, and return what was summed.
+SELSCAN_PUSH_TARGET_AVX512BF16
+namespace selscan::bench {
+constexpr int DotChains = 20;  // a latency of 6 asks for more of them than f32's 4: with 12 the peak read 474 GFLOP/s, with 20 517
+static float dots(int64_t rounds) {
+  __m512 sums[DotChains];
+  for (int c = 0; c < DotChains; c++) sums[c] = _mm512_set1_ps(0.0f);
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 32
+    for (int c = 0; c < DotChains; c++) sums[c] = _mm512_dpbf16_ps(sums[c], ones, ones);
+  }
+  for (int c = 1; c < DotChains; c++) sums[0] = _mm512_add_ps(sums[0], sums[c]);
+  return _mm512_reduce_add_ps(sums[0]);
+}
+}  // namespace selscan::bench
+SELSCAN_POP_TARGET
+SELSCAN_PUSH_TARGET_AMX
+namespace selscan::bench {
+static float tiles(int64_t rounds) {
+  alignas(64) uint8_t shape[64] = {1};  // palette 1, then bytes of a row (from 16 on) and rows (from 48 on) of eight tiles
+  for (int tile = 0; tile < 8; tile++) shape[16 + 2 * tile] = 64, shape[48 + tile] = 16;
+  alignas(64) float corner[16][16];
+  _tile_loadconfig(shape);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t r = 0; r < rounds; r++) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, corner, 64);
+  _tile_release();
+  return corner[0][0];
+}
+}  // namespace selscan::bench
+SELSCAN_POP_TARGET
+#endif
 namespace selscan::bench {
 namespace {
 
@@ -91,12 +137,20 @@ double readGBps(const Probes& probe) {
   return static_cast<double>(Piece * Pieces * sizeof(float)) / seconds / 1e9;
 }
 
-double fmaGFlops(const Probes& probe, int threads) {
-  constexpr int64_t Rounds = 8'000'000;
+// Of a probe that does `perRound` multiply-adds a round.
+double gFlops(float (*probe)(int64_t), int64_t rounds, int64_t perRound, int threads) {
   std::vector<float> sums(threads);
-  const double seconds = bestSeconds(12, [&] { cpu::parallel(threads, [&](int64_t i) { sums[i] = probe.multiplyAdds(Rounds); }); });
+  const double seconds = bestSeconds(12, [&] { cpu::parallel(threads, [&](int64_t i) { sums[i] = probe(rounds); }); });
   for (const float sum : sums) check(sum == sums[0], "NATIVE", "limits: threads differ in a sum, ", sum, " and ", sums[0]);
-  return 2.0 * static_cast<double>(Rounds * probe.perRound * threads) / seconds / 1e9;
+  return 2.0 * static_cast<double>(rounds * perRound * threads) / seconds / 1e9;
+}
+
+double halfGFlops([[maybe_unused]] int threads) {
+#if SELSCAN_X86
+  if (cpu::isa() >= cpu::Isa::amx) return gFlops(tiles, 1'000'000, 4 * 16 * 16 * 32, threads);
+  if (cpu::isa() >= cpu::Isa::avx512bf16) return gFlops(dots, 8'000'000, DotChains * 32, threads);
+#endif
+  return 0;
 }
 
 }  // namespace
@@ -104,7 +158,8 @@ double fmaGFlops(const Probes& probe, int threads) {
 Limits measureLimits(int threads) {
   cpu::setThreadCount(threads);
   const Probes probe = probes();
-  return {readGBps(probe), fmaGFlops(probe, cpu::threadCount())};
+  const int count = cpu::threadCount();
+  return {readGBps(probe), gFlops(probe.multiplyAdds, 8'000'000, probe.perRound, count), halfGFlops(count)};
 }
 
 }  // namespace selscan::bench

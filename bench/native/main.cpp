@@ -1,12 +1,16 @@
 // selscan-bench: measurements that no script in between may blur. Prints one JSON object; bench/*.bench.ts read it.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "bench/native/limits.h"
+#include "bench/native/linear.h"
 #include "bench/native/scan.h"
+#include "bench/native/threads.h"
 #include "core/check.h"
+#include "cpu/cores.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 
@@ -15,9 +19,14 @@ namespace {
 
 constexpr const char* Usage =
     "usage: selscan-bench limits [--threads N]\n"
-    "       selscan-bench scan [--rounds N] [--rows N] [--inner N] [--state N]\n\n"
-    "limits   read bandwidth and peak of f32 multiply-adds, the best of several passes\n"
-    "scan     selective scan, forward: plain loop, kernel on one thread and on two, in turns\n"
+    "       selscan-bench scan [--rounds N] [--rows N] [--inner N] [--state N]\n"
+    "       selscan-bench linear [--rounds N] [--rows N] [--in N] [--out N] [--threads N]\n"
+    "       selscan-bench threads [--threads N] [--busy N] [--rounds N]\n\n"
+    "limits   read bandwidth and peaks of f32 and bf16 multiply-adds, the best of several passes\n"
+    "scan     selective scan: plain loop, kernel on one thread and on two, forward and backward on one, in turns\n"
+    "linear   products of a linear layer and its gradients, and sgemm of OpenBLAS, in turns; then the peaks\n"
+    "threads  what a section of the pool costs after pauses, in µs, and the same work on one thread and on all, in turns and ms;\n"
+    "         beside --busy processes that compute without end\n"
     "SELSCAN_ISA lowers the instruction set, as everywhere.\n";
 
 int64_t option(int argc, char** argv, const char* name, int64_t low, int64_t otherwise) {
@@ -40,10 +49,42 @@ void checkNames(int argc, char** argv, std::initializer_list<const char*> known)
   }
 }
 
-void printList(const char* name, const std::vector<double>& values) {
-  std::printf(",\"%s\":[", name);
+void printList(const char* name, const std::vector<double>& values, const char* before = ",") {
+  std::printf("%s\"%s\":[", before, name);
   for (size_t i = 0; i < values.size(); i++) std::printf("%s%.6g", i > 0 ? "," : "", values[i]);
   std::printf("]");
+}
+
+void printThreads(int threads, int busy, int rounds) {
+  const ThreadTimes times = timeThreads(threads, busy, rounds);
+  std::vector<double> pauses, medians, p99s;
+  for (const auto& [pause, median, p99] : times.empty) pauses.push_back(pause), medians.push_back(median), p99s.push_back(p99);
+  std::printf("{\"threads\":%d,\"usableCores\":%d,\"busy\":%d", threads, cpu::usableCores(), busy);
+  printList("pauses", pauses);
+  printList("medians", medians);
+  printList("p99s", p99s);
+  printList("smallOne", times.small.one);
+  printList("smallAll", times.small.all);
+  printList("largeOne", times.large.one);
+  printList("largeAll", times.large.all);
+  std::printf("}\n");
+}
+
+void runLinear(int argc, char** argv) {
+  const auto size = [&](const char* name, int64_t otherwise) { return option(argc, argv, name, 1, otherwise); };
+  const LinearShape shape{size("--rows", 512), size("--in", 1024), size("--out", 1024), static_cast<int>(size("--threads", 1))};
+  const LinearOutcome outcome = timeLinear(shape, static_cast<int>(size("--rounds", 15)));
+  const Limits limits = measureLimits(shape.threads);
+  std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g,", cpu::name(cpu::isa()),
+              cpu::threadCount(), limits.fmaGFlops, limits.halfGFlops);
+  std::printf("\"difference\":%.3g,\"kernels\":\"%s\",\"missing\":\"%s\",\"milliseconds\":{", outcome.difference, outcome.kernels.c_str(),
+              outcome.missing.c_str());
+  const char* before = "";
+  for (const LinearTimes& one : outcome.times) {
+    printList(one.name.c_str(), one.milliseconds, before);
+    before = ",";
+  }
+  std::printf("}}\n");
 }
 
 void run(int argc, char** argv) {
@@ -51,8 +92,8 @@ void run(int argc, char** argv) {
   if (what == "limits") {
     checkNames(argc, argv, {"--threads"});
     const Limits limits = measureLimits(static_cast<int>(option(argc, argv, "--threads", 0, 0)));
-    std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"readGBps\":%.6g,\"fmaGFlops\":%.6g}\n", cpu::name(cpu::isa()), cpu::threadCount(),
-                limits.readGBps, limits.fmaGFlops);
+    std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"readGBps\":%.6g,", cpu::name(cpu::isa()), cpu::threadCount(), limits.readGBps);
+    std::printf("\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g}\n", limits.fmaGFlops, limits.halfGFlops);
   } else if (what == "scan") {
     checkNames(argc, argv, {"--rounds", "--rows", "--inner", "--state"});
     const ScanShape shape{option(argc, argv, "--rows", 1, 512), option(argc, argv, "--inner", 1, 1024), option(argc, argv, "--state", 1, 16)};
@@ -61,9 +102,18 @@ void run(int argc, char** argv) {
     printList("plain", times.plain);
     printList("one", times.one);
     printList("two", times.two);
+    printList("training", times.training);
     std::printf("}\n");
+  } else if (what == "linear") {
+    checkNames(argc, argv, {"--rounds", "--rows", "--in", "--out", "--threads"});
+    runLinear(argc, argv);
+  } else if (what == "threads") {
+    checkNames(argc, argv, {"--threads", "--busy", "--rounds"});
+    const int64_t threads = option(argc, argv, "--threads", 1, cpu::usableCores()), busy = option(argc, argv, "--busy", 0, 0);
+    check(threads <= 1024 && busy <= 1024, "BAD_OPTION", "--threads, --busy: at most 1024 are expected, got ", std::max(threads, busy));
+    printThreads(static_cast<int>(threads), static_cast<int>(busy), static_cast<int>(option(argc, argv, "--rounds", 1, 7)));
   } else {
-    check(what == "--help", "BAD_OPTION", "limits or scan is expected\n", Usage);
+    check(what == "--help", "BAD_OPTION", "limits, scan, linear or threads is expected\n", Usage);
     std::printf("%s", Usage);
   }
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <vector>
 
 #include "core/device.h"
 #include "cpu/threads.h"
@@ -86,6 +87,46 @@ double medianSeconds(int runs, Body&& body) {
 
 }  // namespace
 
+namespace {
+
+// The forward pass that saves states, and the gradient of all inputs, one after the other as in a training step.
+class Training {
+ public:
+  Training(const ScanShape& s, const Inputs& in)
+      : dy_(Dtype::f32, {s.rows, s.inner}), saved_(Dtype::f32, {(s.rows + 63) / 64 + 1, s.inner, s.state}), y_(Dtype::f32, {s.rows, s.inner}),
+        dx_(Dtype::f32, {s.rows, s.inner}), ddelta_(Dtype::f32, {s.rows, s.inner}), dz_(Dtype::f32, {s.rows, s.inner}),
+        dA_(Dtype::f32, {s.inner, s.state}), dB_(Dtype::f32, {s.rows, s.state}), dC_(Dtype::f32, {s.rows, s.state}),
+        dD_(Dtype::f32, {s.inner}), dbias_(Dtype::f32, {s.inner}),
+        forwardInputs_{in.x.tensor, in.delta.tensor, in.A.tensor, in.B.tensor, in.C.tensor, in.D.tensor,
+                       in.z.tensor, in.bias.tensor, in.segments.tensor, {}, {}},
+        forwardOutputs_{y_.tensor, {}, saved_.tensor},
+        inputs_{dy_.tensor, {}, in.x.tensor, in.delta.tensor, in.A.tensor, in.B.tensor, in.C.tensor, in.D.tensor,
+                in.z.tensor, in.bias.tensor, in.segments.tensor, saved_.tensor},
+        outputs_{dx_.tensor, ddelta_.tensor, dA_.tensor, dB_.tensor, dC_.tensor, dD_.tensor, dz_.tensor, dbias_.tensor, {}},
+        forward_(findKernel("cpu", "selectiveScan")), backward_(findKernel("cpu", "selectiveScanGrad")) {
+    check(forward_ && backward_, "NO_KERNEL", "bench: the scan's kernels are not linked in");
+    dy_.fill(9, -2, 2);
+    workspace_ = Buffer(device("cpu"), backward_->info.workspaceBytes(call(inputs_, outputs_)));
+  }
+  void run() const {
+    forward_->info.run(call(forwardInputs_, forwardOutputs_));
+    backward_->info.run(call(inputs_, outputs_));
+  }
+
+ private:
+  Call call(const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs) const {
+    return {inputs, outputs, attributes_, device("cpu"), workspace_.data()};
+  }
+
+  Values dy_, saved_, y_, dx_, ddelta_, dz_, dA_, dB_, dC_, dD_, dbias_;
+  std::vector<Tensor> forwardInputs_, forwardOutputs_, inputs_, outputs_;
+  Attributes attributes_{{{"softplus", true}}};
+  Buffer workspace_;
+  const Kernel *forward_, *backward_;
+};
+
+}  // namespace
+
 ScanTimes timeScan(const ScanShape& shape, int rounds) {
   const Inputs in(shape);
   Values y(Dtype::f32, {shape.rows, shape.inner});
@@ -101,12 +142,15 @@ ScanTimes timeScan(const ScanShape& shape, int rounds) {
   const std::string limit = kernel->info.limit(call);
   check(limit.empty(), "BAD_SHAPE", "bench: ", limit);
 
+  const Training training(shape, in);
+
   ScanTimes times;
   const double scale = 1e9 / static_cast<double>(shape.rows * shape.inner);
   for (int round = 0; round < rounds; round++) {
     times.plain.push_back(scale * seconds([&] { plainLoop(shape, in, h, plain.data()); }));
     cpu::setThreadCount(1);
     times.one.push_back(scale * medianSeconds(9, [&] { kernel->info.run(call); }));
+    times.training.push_back(scale * medianSeconds(5, [&] { training.run(); }));
     cpu::setThreadCount(2);
     times.two.push_back(scale * medianSeconds(9, [&] { kernel->info.run(call); }));
   }

@@ -11,12 +11,12 @@ struct ScanShape {
 
 // Nanoseconds per channel·token, one entry per round.
 struct ScanTimes {
-  std::vector<double> plain, one, two;
+  std::vector<double> plain, one, two, training;  // training: forward and backward on one thread
   double difference;  // the largest between kernel and plain loop, relative to the largest output
 };
 
-// In each round the plain loop, the kernel on one thread and the kernel on two take turns, so that a slow moment of the
-// machine meets all three.
+// In each round the plain loop, the kernel on one thread, forward and backward on one thread and the kernel on two take turns,
+// so that a slow moment of the machine meets all of them.
 ScanTimes timeScan(const ScanShape&, int rounds);
 
 }  // namespace selscan::bench

@@ -5,14 +5,17 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import type { CAC } from "cac"
 import { expect } from "../errors.ts"
+import type { Spread } from "../generate/limits.ts"
 import type { Model } from "../generate/model.ts"
+import { profile } from "../generate/profile.ts"
 import { randomModel } from "../generate/random-weights.ts"
-import { type Speed, type Spread, speed } from "../generate/speed.ts"
+import { type Speed, speed } from "../generate/speed.ts"
 import { presets } from "../models/presets.ts"
 import { devices, setThreads } from "../native.ts"
 import { modelHelp, openModel, progress, type RunFlags, runOptions } from "./common.ts"
 import { megabytes } from "./info.ts"
 import { interruptible } from "./interrupt.ts"
+import { profileLines } from "./profile-table.ts"
 
 interface Flags extends RunFlags {
   model: string
@@ -20,6 +23,7 @@ interface Flags extends RunFlags {
   decode: number
   batch: number
   repeats: number
+  profile?: boolean
 }
 
 /** `selscan bench`: llama-bench of this package. */
@@ -33,12 +37,17 @@ export function benchCommand(cli: CAC): void {
     .option("--decode <n>", "Tokens to decode", { default: 64 })
     .option("--batch <n>", "Sequences that decode side by side", { default: 1 })
     .option("--repeats <n>", "Times that all of it is measured, after once that is not", { default: 5 })
+    .option(
+      "--profile",
+      "Print where the time goes instead: every op with its bytes, operations and share of the limit",
+    )
   runOptions(command)
     .option(
       "--json",
-      "Print one object: prefill and decode as { median, min, max } tokens/s, bytes, readBandwidth, share",
+      "Print one object: prefill and decode as { median, min, max } tokens/s, bytes, readBandwidth, share; or the profile",
     )
     .example("selscan bench --model mamba-130m --prefill 512 --decode 64 --threads 2 --json")
+    .example("selscan bench --model demo --profile")
     .action((flags: Flags) => interruptible((signal) => bench(flags, signal)))
 }
 
@@ -52,6 +61,12 @@ async function bench(flags: Flags, signal: AbortSignal): Promise<number> {
   await using model = await opened(flags, signal)
   const bar = progress("rounds", flags)
   const options = { prefill, decode, batch, repeats, signal, onProgress: bar.update }
+  if (flags.profile) {
+    const result = await profile(model, options).finally(() => bar.stop())
+    if (json) console.log(JSON.stringify({ ...circumstances(flags, model), ...result }))
+    else console.log([headLine(flags, model), ...profileLines(flags, result)].join("\n"))
+    return 0
+  }
   const result = await speed(model, options).finally(() => bar.stop())
   if (json) console.log(JSON.stringify({ ...circumstances(flags, model), ...result }))
   else print(flags, model, result)
@@ -60,33 +75,37 @@ async function bench(flags: Flags, signal: AbortSignal): Promise<number> {
 
 /** A folder or shipped model, or a preset's size with random weights. */
 async function opened(flags: Flags, signal: AbortSignal): Promise<Model> {
-  const { model: name, precision, device, threads, batch } = flags
+  const { model: name, precision, weights, device, threads, batch } = flags
   if (!Object.hasOwn(presets, name) || existsSync(join(name, "config.json"))) {
     return await openModel(name, flags, signal, { sessions: batch })
   }
   if (threads !== undefined) await setThreads(threads)
-  return await randomModel(name, precision ?? "bf16", { sessions: batch, precision, device }, signal)
+  return await randomModel(name, precision ?? "bf16", { sessions: batch, precision, weights, device }, signal)
 }
 
 function circumstances({ model: name, prefill, decode, batch, repeats }: Flags, model: Model) {
-  const { device, precision, matrixDtype } = model
+  const { device, precision, matrixDtype, int8 } = model
   const threads = devices().find((one) => one.name === "cpu")!.threads
   return {
     model: name,
     device,
     ...(device === "cpu" && { threads }),
-    weights: matrixDtype,
+    weights: int8.size > 0 ? "int8" : matrixDtype,
     precision,
     sizes: { prefill, decode, batch, repeats },
   }
 }
 
-function print(flags: Flags, model: Model, { prefill, decode, bytes, readBandwidth, share }: Speed): void {
+function headLine(flags: Flags, model: Model): string {
   const { device, threads, weights, precision } = circumstances(flags, model)
-  const { batch } = flags
   const where = `${device}${threads === undefined ? "" : `, ${threads} threads`}`
+  return `${flags.model}: ${weights} weights, ${precision} products, ${where}`
+}
+
+function print(flags: Flags, model: Model, { prefill, decode, bytes, readBandwidth, share }: Speed): void {
+  const { batch } = flags
   const several = batch === 1 ? "" : `, ${batch} sequences`
-  console.log(`${flags.model}: ${weights} weights, ${precision} products, ${where}`)
+  console.log(headLine(flags, model))
   console.log(row(`prefill ${flags.prefill}${several}`, prefill))
   console.log(row(`decode ${flags.decode}${several}`, decode))
   console.log(

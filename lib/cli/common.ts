@@ -4,7 +4,7 @@
 import { addAbortSignal } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import type { Command } from "cac"
-import { SingleBar } from "cli-progress"
+import type { SingleBar } from "cli-progress"
 import { expect, SelscanError } from "../errors.ts"
 import { type LoadOptions, load } from "../generate/load.ts"
 import type { Model } from "../generate/model.ts"
@@ -13,6 +13,7 @@ import { type Device, setThreads } from "../native.ts"
 
 export interface RunFlags {
   precision?: "f32" | "bf16"
+  weights?: "int8"
   device?: Device
   threads?: number
   tokenizer?: string
@@ -26,8 +27,9 @@ export const modelHelp = "demo, demo-samba, a folder with a config and weights, 
 export const runOptions = (command: Command): Command =>
   command
     .option("--precision <precision>", "f32 or bf16; as stored when not given")
+    .option("--weights <weights>", "int8: large matrices in 8 bits, on the cpu; as stored when not given")
     .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
-    .option("--threads <n>", "Threads (0: all usable cores)")
+    .option("--threads <n>", "Threads, 0 for all usable cores (SELSCAN_THREADS, else 0)")
 
 /** Adds the option that says how text becomes tokens. */
 export const tokenizerOption = (command: Command): Command =>
@@ -41,10 +43,10 @@ export async function openModel(
   options: LoadOptions = {},
 ): Promise<Model> {
   if (flags.threads !== undefined) await setThreads(flags.threads)
-  const { precision, device, tokenizer } = flags
+  const { precision, weights, device, tokenizer } = flags
   const bar = progress("bytes", flags)
   const onProgress = ({ loadedBytes, totalBytes }: DownloadProgress) => bar.update(loadedBytes, totalBytes)
-  const all = { precision, device, tokenizer, signal, onProgress, ...options }
+  const all = { precision, weights, device, tokenizer, signal, onProgress, ...options }
   return await load(name, all).finally(() => bar.stop())
 }
 
@@ -78,13 +80,25 @@ export interface Progress {
 /** Progress on stderr, of so many of what `unit` says. */
 export function progress(unit: string, { json }: { json?: boolean | undefined }): Progress {
   const format = `{bar} {percentage}% | {value}/{total} ${unit} | {eta_formatted} left`
-  const bar = new SingleBar({ format, stream: process.stderr })
   const visible = process.stderr.isTTY && !json
-  let shown = false
+  let bar: SingleBar | undefined
+  let [shown, stopped] = [false, false]
+  let latest: readonly [done: number, total: number] = [0, 0]
+  const show = async () => {
+    const { SingleBar } = await import("cli-progress") // where there is something to show: most calls are over before
+    if (stopped) return
+    bar = new SingleBar({ format, stream: process.stderr })
+    bar.start(latest[1], latest[0])
+  }
   const update = (done: number, total: number) => {
-    if (visible && !shown) bar.start(total, done)
-    else if (visible) bar.update(done)
+    latest = [done, total]
+    if (bar) bar.update(done)
+    else if (visible && !shown) void show()
     shown = true
   }
-  return { visible, update, stop: () => bar.stop() }
+  const stop = () => {
+    stopped = true
+    bar?.stop()
+  }
+  return { visible, update, stop }
 }

@@ -42,6 +42,7 @@ const shells: Readonly<Record<string, (commands: readonly DescribedCommand[]) =>
 const values: Readonly<Record<string, Value>> = {
   device: { words: ["auto", "cpu", "cuda"] },
   precision: { words: ["f32", "bf16"] },
+  weights: { words: ["int8"] },
   dtype: { words: ["f32", "bf16", "f16"] },
   form: { words: convertForms },
   tokenizer: { words: ["bytes"], files: "files" },

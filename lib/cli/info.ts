@@ -33,7 +33,7 @@ export function infoCommand(cli: CAC): void {
       "demo, demo-samba, a folder, or owner/name in the Hub's cache: its sizes, tokenizer and state, from its files",
     )
     .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
-    .option("--threads <n>", "Threads (0: all usable cores)")
+    .option("--threads <n>", "Threads, 0 for all usable cores (SELSCAN_THREADS, else 0)")
     .option("--json", "Print one object: version, node, platform, addon, device, devices, hub, model")
     .example("selscan info --model demo")
     .action(info)

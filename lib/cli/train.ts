@@ -60,7 +60,7 @@ export function trainCommand(cli: CAC): void {
     .option("--precision <precision>", "f32, or bf16 products (f32)")
     .option("--recompute", "Recompute blocks in the backward pass: less memory, more time")
     .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
-    .option("--threads <n>", "Threads (0: all usable cores)")
+    .option("--threads <n>", "Threads, 0 for all usable cores (SELSCAN_THREADS, else 0)")
     .option("--json", "Print one object per line for every event")
     .example("selscan train --file book.txt --out runs/book --steps 500")
     .example(

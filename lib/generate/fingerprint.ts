@@ -3,8 +3,8 @@
  */
 import { createHash, type Hash } from "node:crypto"
 import { basename, isAbsolute, resolve } from "node:path"
-import { dtypeSizeBytes } from "../graph/value.ts"
-import { allParameters } from "../layers/layer.ts"
+import { type Dtype, dtypeSizeBytes } from "../graph/value.ts"
+import { allParameters, scaleName, scaleShape } from "../layers/layer.ts"
 import type { LanguageModel } from "../models/language-model.ts"
 import type { Model } from "./model.ts"
 
@@ -35,14 +35,22 @@ export async function fingerprint(model: Model): Promise<string> {
   const hash = createHash("sha256")
   hash.update(`selscan model 1\n${canonical(network.config)}\n`)
   const parameters = [...allParameters(network)].sort(([a], [b]) => (a < b ? -1 : 1))
-  for (const [name, { shape, matrix }] of parameters) {
-    const dtype = matrix ? matrixDtype : "f32"
+  const stored = parameters.flatMap(([name, { shape, matrix }]): Stored[] => {
+    if (!model.int8.has(name)) return [[name, matrix ? matrixDtype : "f32", shape]]
+    return [
+      [name, "i8", shape],
+      [scaleName(name), "bf16", scaleShape(shape)],
+    ]
+  })
+  for (const [name, dtype, shape] of stored) {
     hash.update(`${name} ${dtype} [${shape}]\n`)
     const sizeBytes = shape.reduce((product, size) => product * size, dtypeSizeBytes[dtype])
     await hashWeight(hash, (offset, length) => store.download("weight", name, offset, length), sizeBytes)
   }
   return hash.digest("hex")
 }
+
+type Stored = readonly [name: string, dtype: Dtype, shape: readonly number[]]
 
 async function hashWeight(
   hash: Hash,

@@ -15,6 +15,8 @@ export interface ModelShape extends Numerics {
   /** Of models that have rings; without them segments see their own rows alone. */
   readonly rings?: Omit<Rings, "index">
   readonly matrixDtype: Dtype
+  /** Full names of the matrices that are kept in 8 bits. */
+  readonly int8?: ReadonlySet<string> | undefined
 }
 
 /** A program of so many rows. */
@@ -34,10 +36,10 @@ export const numericsOf = ({ precision, activations }: Numerics): Numerics => ({
 export function layoutOf(
   t: Trace,
   model: LanguageModel,
-  { slots, rings, matrixDtype, patches }: ModelShape & Pick<StepShape, "patches">,
+  { slots, rings, matrixDtype, int8, patches }: ModelShape & Pick<StepShape, "patches">,
   sequences = 1,
 ): Rows {
-  const shared = { slots, matrixDtype, ...(model.patches && { patches: patches ?? 0 }) }
+  const shared = { slots, matrixDtype, int8, ...(model.patches && { patches: patches ?? 0 }) }
   const segments = t.input("segments", "i32", [sequences, 5])
   if (!model.hasRings || rings === undefined) return { segments, ...shared }
   return { segments, ...shared, rings: { ...rings, index: t.input("rings", "i32", [sequences]) } }

@@ -2,11 +2,14 @@
  * A model of a published size without its weights: what it computes means nothing, what it costs is right.
  */
 import { f32ToBf16 } from "../checkpoint/halves.ts"
+import { toInt8 } from "../checkpoint/int8.ts"
 import { expect } from "../errors.ts"
-import { allParameters, type Parameter } from "../layers/layer.ts"
+import { allParameters, type Parameter, scaleName, scaleShape } from "../layers/layer.ts"
 import { Random } from "../layers/random.ts"
 import { PatternModel } from "../models/pattern-model.ts"
 import { modelPreset } from "../models/presets.ts"
+import { resolveDevice, type Store } from "../native.ts"
+import { checkWeights, int8Names, type LoadOptions } from "./load.ts"
 import { Model, type ModelOptions } from "./model.ts"
 
 /** Elements of the noise that fills large matrices over and over: drawing each would take longer than measuring. */
@@ -23,19 +26,22 @@ const noiseDeviation = 0.02
 export async function randomModel(
   preset: string,
   matrixDtype: "f32" | "bf16" = "bf16",
-  options: ModelOptions = {},
+  { weights, ...options }: ModelOptions & Pick<LoadOptions, "weights"> = {},
   signal?: AbortSignal,
 ): Promise<Model> {
   const network = new PatternModel(modelPreset(preset))
-  const model = new Model(network, matrixDtype, options)
+  checkWeights(weights, resolveDevice(options.device))
+  const int8 = weights === "int8" ? int8Names(allParameters(network)) : undefined
+  const model = new Model(network, matrixDtype, options, int8)
   try {
-    if (model.device === "cpu") checkMemory(preset, network, matrixDtype)
+    if (model.device === "cpu") checkMemory(preset, model)
     const random = new Random(1)
     const noise = Float32Array.from({ length: noiseElements }, () => noiseDeviation * random.normal())
     const halves = f32ToBf16(noise)
     for (const [name, parameter] of allParameters(network)) {
       expect(!signal?.aborted, "ABORTED", () => `preset ${preset}: aborted while its weights were made`)
-      if (elements(parameter) <= noiseElements && !parameter.matrix) {
+      if (model.int8.has(name)) await fillInt8(model, name, parameter, noise)
+      else if (elements(parameter) <= noiseElements && !parameter.matrix) {
         const floats = parameter.init(parameter.shape, random)
         await model.store.upload("weight", { name, dtype: "f32", shape: parameter.shape }, floats)
       } else await fill(model, name, parameter, parameter.matrix && matrixDtype === "bf16" ? halves : noise)
@@ -47,17 +53,24 @@ export async function randomModel(
   return model
 }
 
-function checkMemory(preset: string, network: PatternModel, matrixDtype: "f32" | "bf16"): void {
-  const sizes = [...allParameters(network).values()].map((one) => {
+function checkMemory(preset: string, { network, matrixDtype, int8 }: Model): void {
+  const sizes = [...allParameters(network)].map(([name, one]) => {
+    if (int8.has(name)) return elements(one) + 2 * elements({ shape: scaleShape(one.shape) })
     return elements(one) * (one.matrix && matrixDtype === "bf16" ? 2 : 4)
   })
   const [needed, free] = [sizes.reduce((sum, size) => sum + size, 0), process.availableMemory()]
   expect(needed <= free, "OUT_OF_MEMORY", () => {
-    return `preset ${preset}: ${needed} bytes of memory are expected for its weights in ${matrixDtype}, got ${free}; choose a smaller one`
+    return `preset ${preset}: ${needed} bytes of memory are expected for its weights in ${int8.size > 0 ? "int8" : matrixDtype}, got ${free}; choose a smaller one`
   })
 }
 
-const elements = ({ shape }: Parameter) => shape.reduce((product, size) => product * size, 1)
+const elements = ({ shape }: Pick<Parameter, "shape">) => shape.reduce((product, size) => product * size, 1)
+
+async function fillInt8({ store }: Model, name: string, { shape }: Parameter, noise: Float32Array): Promise<void> {
+  const { q, scales } = toInt8(noise, noise.length)
+  await repeat(store, { name, dtype: "i8", shape }, q)
+  await repeat(store, { name: scaleName(name), dtype: "bf16", shape: scaleShape(shape) }, scales)
+}
 
 async function fill(
   model: Model,
@@ -67,9 +80,16 @@ async function fill(
 ): Promise<void> {
   const dtype = noise instanceof Uint16Array ? "bf16" : "f32"
   const slot = { name, dtype, shape: parameter.shape } as const
-  const count = elements(parameter)
+  await repeat(model.store, slot, noise)
+}
+
+type StoredSlot = Parameters<Store["upload"]>[1]
+
+/** Fills a stored value with the same elements over and over. */
+async function repeat(store: Store, slot: StoredSlot, noise: Float32Array | Uint16Array | Int8Array): Promise<void> {
+  const count = elements(slot)
   for (let at = 0; at < count; at += noise.length) {
     const piece = noise.subarray(0, Math.min(noise.length, count - at))
-    await model.store.upload("weight", slot, piece, at * noise.BYTES_PER_ELEMENT)
+    await store.upload("weight", slot, piece, at * noise.BYTES_PER_ELEMENT)
   }
 }

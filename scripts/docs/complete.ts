@@ -168,7 +168,7 @@ function operand(
   const signature = definition.inputs[input] ?? definition.inputs[`${input}?`] ?? ""
   const words = signature.split(" ").filter((word) => word !== "")
   const dtype = words[0] === "i32" ? "i32" : "f32"
-  const dims = words.filter((word) => word !== "i32" && word !== "float")
+  const dims = words.filter((word) => !["i32", "float", "matrix", "bf16"].includes(word))
   const shape = dims.flatMap((dim) => (dim === "..." ? [8, 8] : [sizeOf(definition.name, dim)]))
   const isState = dims[0] !== "..."
   const stored = dims.includes("capacity") ? "ring" : isState ? "state" : "training"

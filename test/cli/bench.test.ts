@@ -60,6 +60,28 @@ test("bench of a published size has random weights, unless a folder has its name
   t.is(JSON.parse(here.out).weights, "f32", "an empty folder is no model")
 })
 
+test("bench --profile says of every op what it costs, as a table and as one object", async (t) => {
+  const args = ["bench", ...small, "--profile", "--device", "cpu"]
+  const { code, out, err } = await selscan(args)
+  t.is(code, 0, err)
+  t.regex(
+    out,
+    /^demo: \w+ weights, \w+ products, cpu, \d+ threads\n\nprompt of 8 tokens: [\d.]+ (ms|µs), of which [\d.]+ in nodes\n/,
+  )
+  t.regex(out, /^one token: [\d.]+ (ms|µs), of which [\d.]+ in nodes$/m)
+  t.regex(out, /^ {2}op +nodes +(ms|µs) +share +MB +MFLOP +of the limit$/m)
+  const line =
+    /^ {2}linear \d+ × \d+ \w+ +\d+ +[\d.]+ +[\d.]+% +[█▉▊▋▌▍▎▏]* +[\d.]+ +[\d.]+ +\d+% of (memory|\w+ products)$/m
+  t.regex(out, line)
+  t.regex(out, /^limits of this run: [\d.]+ GB\/s read, [\d.]+ GFLOP\/s in f32, [\d.]+ in bf16$/m)
+  const { out: json } = await selscan([...args, "--batch", "2", "--json"])
+  const { device, sizes, limits, prompt, decode } = JSON.parse(json)
+  t.is(device, "cpu")
+  t.like(sizes, { prefill: 8, decode: 4, batch: 2, repeats: 3 })
+  t.true(limits.memory > 1e8 && limits.f32 > 1e6 && limits.bf16 > 1e6)
+  for (const { lines } of [prompt, decode]) t.true(lines.some(({ op }: { op: string }) => op === "selectiveScan"))
+})
+
 test("sizes that are none, and more than a model has positions for, are refused in one line", async (t) => {
   const cases: [string[], number, RegExp][] = [
     [["--batch", "0"], 2, /--batch is a whole number from 1 to 4096, got 0/],

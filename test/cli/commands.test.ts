@@ -8,11 +8,11 @@ import { dashed, placeholder, readWords } from "../../lib/cli/words.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
 import { each, selscan, viaTsx } from "./run.ts"
 
+const { commands } = await commandLine() // before hooks are declared
 const folder = temporaryFolder()
 const text = join(folder, "text.txt")
 writeFileSync(text, "pease porridge hot, pease porridge cold. ".repeat(20))
 
-const { commands } = commandLine()
 const names = commands.map(({ name }) => name)
 
 /** Of every command: words after it that work. A command that is missing here fails the first test. */

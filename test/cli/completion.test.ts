@@ -8,9 +8,9 @@ import { presets } from "../../lib/models/presets.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
 import { selscan } from "./run.ts"
 
+const { commands } = await commandLine() // before hooks are declared
 const folder = temporaryFolder()
 const script = { bash: join(folder, "selscan.bash"), zsh: join(folder, "_selscan") }
-const { commands } = commandLine()
 
 test.before("the scripts are printed", async (t) => {
   for (const shell of ["bash", "zsh"] as const) {

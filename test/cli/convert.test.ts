@@ -37,7 +37,7 @@ test("a model that ships becomes a GGUF file, named as asked, on a machine witho
   t.is(code, 0, err)
   t.is(err, "")
   const { seconds, bytes, ...written } = JSON.parse(out)
-  t.deepEqual(written, { out: path, to: "gguf", dtype: "f16", tensors: 62 })
+  t.deepEqual(written, { out: path, to: "gguf", dtype: "f16", int8: false, tensors: 62 })
   t.true(seconds > 0 && readFileSync(path).length > bytes)
   const { metadata } = await gguf(path, { allowLocalFile: true })
   t.like(metadata as unknown as Record<string, unknown>, { "general.name": "007", "mamba.ssm.inner_size": 512 })

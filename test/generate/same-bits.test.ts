@@ -18,12 +18,16 @@ import { fresh, next, noise } from "./compare.ts"
 import { tinyKinds, tinyModel } from "./tiny.ts"
 
 const quick = device === "emulated"
-const precisions = ["f32", "bf16"] as const
+const numerics: Record<string, Parameters<typeof tinyModel>[0]> = {
+  f32: { precision: "f32" },
+  bf16: { precision: "bf16" },
+  ...(device === "cpu" && { int8: { precision: "bf16", weights: "int8" } }),
+}
 
 for (const kind of tinyKinds) {
-  for (const precision of precisions) {
-    const name = (clause: string) => `${kind} in ${precision}: the same bits ${clause}`
-    const make = () => tinyModel({ kind, precision, sessions: 6 })
+  for (const [kept, options] of Object.entries(numerics)) {
+    const name = (clause: string) => `${kind} in ${kept}: the same bits ${clause}`
+    const make = () => tinyModel({ kind, ...options, sessions: 6 })
 
     test.serial(name("whatever the number of threads"), async (t) => {
       const said: Token[][] = []

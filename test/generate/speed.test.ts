@@ -1,6 +1,7 @@
 import test from "ava"
 import { randomModel } from "../../lib/generate/random-weights.ts"
-import { promptIds, type SpeedSizes, sequencesOf, speed, stateBytes } from "../../lib/generate/speed.ts"
+import { promptIds } from "../../lib/generate/side-by-side.ts"
+import { type SpeedSizes, sequencesOf, speed, stateBytes } from "../../lib/generate/speed.ts"
 import { allParameters } from "../../lib/layers/layer.ts"
 import { device } from "../device.ts"
 import { type TinyKind, tinyModel } from "./tiny.ts"

@@ -2,8 +2,10 @@
  * Tiny byte-level models with random weights for tests: its text means nothing, but its bits are the same every time. It is
  * on the device under test unless the options say where.
  */
+import { toInt8 } from "../../lib/checkpoint/int8.ts"
+import { int8Names } from "../../lib/generate/load.ts"
 import { Model, type ModelOptions } from "../../lib/generate/model.ts"
-import { allParameters } from "../../lib/layers/layer.ts"
+import { allParameters, scaleName, scaleShape } from "../../lib/layers/layer.ts"
 import { type ModelSize, modelConfig, sambaPattern } from "../../lib/models/config.ts"
 import { initialWeights, type LanguageModel } from "../../lib/models/language-model.ts"
 import { MegaByte } from "../../lib/models/megabyte.ts"
@@ -36,11 +38,18 @@ function networkOf(kind: TinyKind, contextMax: number, window: number): Language
 
 /** The window is one that prompts and cuts are shorter and longer than. */
 export async function tinyModel(
-  options: ModelOptions & { kind?: TinyKind; spread?: number; contextMax?: number; window?: number } = {},
+  options: ModelOptions & {
+    kind?: TinyKind
+    spread?: number
+    contextMax?: number
+    window?: number
+    weights?: "int8"
+  } = {},
 ): Promise<Model> {
-  const { kind = "mamba", spread = 10, contextMax = 4096, window = 11, ...rest } = options
+  const { kind = "mamba", spread = 10, contextMax = 4096, window = 11, weights: kept, ...rest } = options
   const network = networkOf(kind, contextMax, window)
-  const model = new Model(network, "f32", { device, ...rest })
+  const int8 = kept === "int8" ? int8Names(allParameters(network)) : undefined
+  const model = new Model(network, "f32", { device, ...rest }, int8)
   const weights = initialWeights(network, 5)
   // A wider embedding makes the next token depend on what came before, yet leaves it open.
   for (const name of ["backbone.embedding.weight", "token_embs.0.weight", "token_embs.1.0.weight"]) {
@@ -53,7 +62,13 @@ export async function tinyModel(
     }
   }
   for (const [name, { shape }] of allParameters(network)) {
-    await model.store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+    if (!int8?.has(name)) {
+      await model.store.upload("weight", { name, dtype: "f32", shape }, weights.get(name)!)
+      continue
+    }
+    const { q, scales } = toInt8(weights.get(name)!, shape[1]!)
+    await model.store.upload("weight", { name, dtype: "i8", shape }, q)
+    await model.store.upload("weight", { name: scaleName(name), dtype: "bf16", shape: scaleShape(shape) }, scales)
   }
   return model
 }

@@ -1,0 +1,123 @@
+/**
+ * What the memory and the processor of a device can do at most, measured by programs of ours: what speeds are held to.
+ */
+import { f32ToBf16 } from "../checkpoint/halves.ts"
+import { expect } from "../errors.ts"
+import { trace } from "../graph/program.ts"
+import type { Precision } from "../graph/trace.ts"
+import { Random } from "../layers/random.ts"
+import { activationsOn, type Executable, type HostArray, type Store } from "../native.ts"
+import { linear } from "../ops/linear.ts"
+import { sum } from "../ops/reduce.ts"
+
+/** One of them, to be measured as often as one likes. */
+export interface Probe {
+  /** What one run moves or computes: bytes, or multiplications and additions. */
+  readonly amount: number
+  /** Runs once, and gives the amount per second. */
+  run(signal?: AbortSignal | undefined): Promise<number>
+}
+
+/** Which no last-level cache of common processors holds. */
+export const defaultBlockBytes = 2 ** 29
+
+/** Throws BAD_OPTION unless so many bytes can be the block of a reading probe. */
+export function checkBlock(where: string, blockBytes: number): void {
+  expect(
+    blockBytes % 4 === 0 && blockBytes <= 2 ** 32,
+    "BAD_OPTION",
+    () => `${where}: blockBytes is a multiple of 4 up to 2³², got ${blockBytes}`,
+  )
+}
+
+/**
+ * Reads a block of memory once, as the weight of a linear of one row: on every device and with every instruction set that is as simple a
+ * pass as a model makes, and what decoding is mostly made of. A sum reads less in the same time on processors with fast memory.
+ */
+export async function readingProbe(
+  store: Store,
+  blockBytes = defaultBlockBytes,
+  signal?: AbortSignal | undefined,
+): Promise<Probe> {
+  const count = blockBytes / 4
+  let inner = 1
+  while (inner < 1024 && count % (2 * inner) === 0) inner *= 2
+  const block = { name: "block", dtype: "f32", shape: [count / inner, inner] } as const
+  const x = { name: "row", dtype: "f32", shape: [1, inner] } as const
+  const program = trace("read", (t) => {
+    const inputs = { x: t.training(x.name, x.dtype, x.shape), weight: t.weight(block.name, block.dtype, block.shape) }
+    return { y: sum({ x: linear(inputs).y }).y }
+  })
+  const executable = await store.compile(program, { profile: true })
+  await store.upload("training", x, new Float32Array(inner).fill(1))
+  const piece = new Float32Array(Math.min(2 ** 20, count)).fill(1) // written: pages that were never touched are all one
+  for (let at = 0; at < blockBytes; at += piece.byteLength) {
+    if (signal?.aborted) break // the first run says so
+    await store.upload("weight", block, piece.subarray(0, (blockBytes - at) / 4), at)
+  }
+  return { amount: blockBytes, run: async (signal) => blockBytes / (await linearSeconds(executable, signal)) }
+}
+
+/** Rows, in and out of a product. */
+export type ProductSize = readonly [rows: number, inner: number, out: number]
+
+/** Some milliseconds each; a GPU is not filled by less. */
+export const defaultProduct = (device: string): ProductSize =>
+  device.startsWith("cuda") ? [4096, 4096, 8192] : [512, 1024, 4096]
+
+/** A large linear, timed inside its kernel: no node of a model has products that are faster. */
+export async function productProbe(store: Store, precision: Precision, size: ProductSize): Promise<Probe> {
+  const [rows, inner, out] = size
+  const x = { name: `x ${precision}`, dtype: activationsOn(store.device, precision), shape: [rows, inner] } as const
+  const weight = { name: `weight ${precision}`, dtype: precision, shape: [out, inner] } as const
+  const program = trace(`product ${precision}`, (t) => {
+    const inputs = {
+      x: t.training(x.name, x.dtype, x.shape),
+      weight: t.weight(weight.name, weight.dtype, weight.shape),
+    }
+    return { y: sum({ x: linear(inputs, { precision, dtype: "f32" }).y }).y } // one number comes back, not the product
+  })
+  for (const [kind, slot] of [["training", x] as const, ["weight", weight] as const])
+    await store.upload(kind, slot, noise(slot.dtype, slot.shape[0]! * slot.shape[1]!))
+  const executable = await store.compile(program, { profile: true })
+  const amount = 2 * rows * inner * out
+  return { amount, run: async (signal) => amount / (await linearSeconds(executable, signal)) }
+}
+
+/** What the linear of a program takes, the way to it and back left out. */
+async function linearSeconds(executable: Executable, signal: AbortSignal | undefined): Promise<number> {
+  const at = executable.program.nodes.findIndex(({ op }) => op.name === "linear")
+  const before = (await executable.profile())[at]!
+  await executable.run({}, { signal })
+  return (await executable.profile())[at]! - before
+}
+
+/** Elements that are drawn; larger tensors hold them over and over. */
+const drawn = 1 << 16
+
+/** Numbers of either sign between a half and one: no zeros or subnormals, which some processors take longer or shorter for. */
+function noise(dtype: Precision, count: number): HostArray {
+  const random = new Random(1)
+  const floats = Float32Array.from({ length: Math.min(drawn, count) }, () => {
+    const value = random.uniform()
+    return value < 0.5 ? value - 1 : value
+  })
+  const few = dtype === "bf16" ? f32ToBf16(floats) : floats
+  const all = dtype === "bf16" ? new Uint16Array(count) : new Float32Array(count)
+  for (let at = 0; at < count; at += few.length) all.set(few.subarray(0, count - at), at)
+  return all
+}
+
+/** The middle and the ends of what was measured. */
+export interface Spread {
+  readonly median: number
+  readonly min: number
+  readonly max: number
+}
+
+export function spread(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  const median = sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+  return { median, min: sorted[0]!, max: sorted.at(-1)! }
+}
