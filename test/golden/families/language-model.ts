@@ -96,7 +96,7 @@ function logitsProgram({ network }: Checkpoint, batch: number, length: number): 
   return trace("logits", (t) => {
     const rows = layoutOf(t, network, shape, batch)
     const x = network.forward(t.input("ids", "i32", [batch * length]), rows)
-    return { logits: linear({ x, weight: network.head(rows) }).y }
+    return { logits: linear({ x, ...network.head(rows) }).y }
   })
 }
 
@@ -166,7 +166,7 @@ async function compareLoss(golden: GoldenCase, checkpoint: Checkpoint): Promise<
     const rows = { segments: t.input("segments", "i32", [batch, 5]), matrixDtype: "f32" } as const
     const x = network.forward(t.input("ids", "i32", [batch * length]), rows)
     const targets = t.input("targets", "i32", [batch * length])
-    const total = sum({ x: linearCrossEntropy({ x, weight: network.head(rows), targets }).losses }).y
+    const total = sum({ x: linearCrossEntropy({ x, ...network.head(rows), targets }).losses }).y
     const values = names.map((name) => t.weight(name, "f32", parameters.get(name)!.shape))
     const seed = t.input("seed", "f32", [])
     const grads = values.length === 0 ? [] : gradients([[total, seed]], values, arithmetic)
