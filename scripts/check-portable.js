@@ -14,7 +14,7 @@ const folder = resolve(import.meta.dirname, "..", process.argv[2] ?? "build/Rele
 const beyondPortable =
   /^(v(?!err|erw|mcall)|k(mov|and|or|xor|test|unpck|shift|add|not)|tile|tdp|ldtile|sttile|(shlx|shrx|sarx|rorx|mulx|pdep|pext|bzhi)$)/
 const beyondAvx2 = /%zmm|%k[0-7]|^tile|^tdp/
-const namespaceOf = /selscan::(avx2|avx512|avx512bf16|amx)::/g
+const namespaceOf = /selscan::(avx2|avxvnni|avx512|avx512vnni|avx512bf16|amx)::/g
 
 /** Names of functions in an object that use what they may not, with the first such instruction. */
 function offenders(object) {
@@ -35,9 +35,9 @@ function offenders(object) {
     }
     const instruction = /^\s+[0-9a-f]+:\t(.*)$/.exec(line)?.[1]
     if (instruction === undefined || found.has(name)) continue
-    const avx2Only = allowed.size === 1 && allowed.has("avx2")
-    if (allowed.size > 0 && !avx2Only) continue
-    if ((avx2Only ? beyondAvx2 : beyondPortable).test(instruction)) found.set(name, instruction.trim())
+    const avx2Only = [...allowed].every((set) => set === "avx2" || set === "avxvnni")
+    if (!avx2Only) continue
+    if ((allowed.size > 0 ? beyondAvx2 : beyondPortable).test(instruction)) found.set(name, instruction.trim())
   }
   return found
 }

@@ -157,7 +157,7 @@ test("inputs of the wrong name, type or size are refused, and the program still 
   await store.dispose()
 })
 
-test("steps of wrong sizes, and what cannot be handed on, are refused, natively too", async (t) => {
+test.serial("steps of wrong sizes, and what cannot be handed on, are refused, natively too", async (t) => {
   const { store, executable, x } = await opened()
   const refuses = (call: () => Promise<unknown>, message: RegExp) => t.throwsAsync(call, { code: "BAD_INPUT", message })
   const two = new Float32Array(16)
@@ -182,7 +182,7 @@ test("steps of wrong sizes, and what cannot be handed on, are refused, natively 
   await store.dispose()
 })
 
-test("what a step says is judged before the next one takes it for an index", async (t) => {
+test.serial("what a step says is judged before the next one takes it for an index", async (t) => {
   await using store = new Store("cpu")
   // A vocabulary of 8 words is chosen from, of which the table knows 4: the greatest logit is that of the word after the last.
   const program = trace("counting", (t) => {

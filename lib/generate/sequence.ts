@@ -75,8 +75,9 @@ export class Sequence implements Holder {
   #rows: number
   /** The last ids that have been run: as many as a patch has, where the model reads patches. */
   #before: readonly number[]
-  /** Ids that have not. */
-  #pending: readonly number[]
+  /** Ids that have not, after the first `#passed`, which have: cutting those off at every run of a long prompt would copy it as often. */
+  #given: readonly number[]
+  #passed = 0
   #mark: Mark = unmarked
   #ahead: Ahead | undefined
   /** Tokens of the last burst: as long as they are asked for, the next one has twice as many. */
@@ -94,7 +95,7 @@ export class Sequence implements Holder {
     this.#model = model
     this.#rows = rows
     this.#before = before
-    this.#pending = content === undefined && startRows(model.network) > 0 ? [startId] : pending
+    this.#given = content === undefined && startRows(model.network) > 0 ? [startId] : pending
     this.#host = state
     if (state instanceof Promise) this.#arrive(state)
     model.open.add(this)
@@ -110,11 +111,22 @@ export class Sequence implements Holder {
 
   /** Tokens that it holds. */
   get length(): number {
-    return this.#rows + this.#pending.length - startRows(this.#model.network)
+    return this.#rows + this.#waiting - startRows(this.#model.network)
   }
 
   get pending(): readonly number[] {
-    return this.#pending
+    if (this.#passed > 0) this.#wait(this.#given.slice(this.#passed))
+    return this.#given
+  }
+
+  get #waiting(): number {
+    return this.#given.length - this.#passed
+  }
+
+  /** These ids are to be run, and no others. */
+  #wait(ids: readonly number[]): void {
+    this.#given = ids
+    this.#passed = 0
   }
 
   /** Its state while that is in host memory. */
@@ -165,7 +177,7 @@ export class Sequence implements Holder {
   /** What it is at this moment; its place stays as it is until the state is copied. */
   frozen(): { content: Omit<Content, "state">; state: HostState | Promise<HostState> | undefined } {
     if (this.#torn) throw this.#torn
-    const content = { rows: this.#rows, before: this.#before, pending: this.#pending }
+    const content = { rows: this.#rows, before: this.#before, pending: this.pending }
     if (this.#rows === 0) return { content, state: undefined }
     return { content, state: this.#host ?? this.#model.places.copying(this, this.#copied()) }
   }
@@ -182,7 +194,7 @@ export class Sequence implements Holder {
 
   /** Tokens that are to be run with what follows. */
   add(ids: readonly number[]): void {
-    this.#pending = [...this.#pending, ...ids]
+    this.#wait([...this.pending, ...ids])
   }
 
   /** Refuses more tokens than the model has positions for. */
@@ -198,7 +210,7 @@ export class Sequence implements Holder {
 
   /** Runs what is pending up to its last token, which is left to be run with what follows. */
   async settle(signal?: AbortSignal): Promise<void> {
-    while (this.#pending.length > 1) await this.#feed(this.#pending.length - 1, unused, signal, false)
+    while (this.#waiting > 1) await this.#feed(this.#waiting - 1, unused, signal, false)
   }
 
   /** Runs all that is pending and returns the token that was chosen to follow, with some after it where more are to come. */
@@ -208,14 +220,14 @@ export class Sequence implements Holder {
       this.#model.checkLive("generate")
       return this.#hand(this.#ahead)
     }
-    while (this.#reach(this.#pending.length) < this.#pending.length) {
-      await this.#feed(this.#pending.length - 1, unused, signal, false)
+    while (this.#reach(this.#waiting) < this.#waiting) {
+      await this.#feed(this.#waiting - 1, unused, signal, false)
     }
     if (!plan.sampled) this.#burst = 1
     const count = this.#burstLength(choice, plan)
     if (count > 1) return this.#hand(await this.#runAhead(count, choice, signal, plan.ends))
-    const token = await this.#feed(this.#pending.length, choice, signal, plan.sampled)
-    this.#pending = [token.id]
+    const token = await this.#feed(this.#waiting, choice, signal, plan.sampled)
+    this.#wait([token.id])
     return token
   }
 
@@ -233,7 +245,7 @@ export class Sequence implements Holder {
     const executable = await this.#model.step("next", 1, this.#rows)
     const [{ program }, position, turn, { ring }] = [executable, this.#rows, this.#turn(), this.#seat!]
     await this.#mark.ring?.keepFrom(program, position + count)
-    const piece = { begin: 0, end: 1, position, ...turn, ring, ids: this.#pending }
+    const piece = { begin: 0, end: 1, position, ...turn, ring, ids: this.pending }
     const first = {
       ...layoutInputs(program, network, [piece]),
       picks: Int32Array.of(0),
@@ -259,12 +271,12 @@ export class Sequence implements Holder {
     const token = ahead.tokens[ahead.handed]
     expect(token !== undefined, "NOT_FINITE", notFinite)
     ahead.handed++
-    this.#pending = [...this.#pending, token.id]
+    this.#wait([...this.pending, token.id])
     if (!ahead.whole || ahead.handed < ahead.tokens.length) return token
     this.#ahead = undefined
     this.#seat!.slots.adopt(true)
     this.#rows += ahead.tokens.length
-    this.#pending = [token.id]
+    this.#wait([token.id])
     return token
   }
 
@@ -276,14 +288,14 @@ export class Sequence implements Holder {
     ids: readonly number[],
     { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: ((done: number) => void) | undefined },
   ): Promise<Float32Array> {
-    const held = this.#pending
+    const held = this.pending
     const mark = await this.keep()
     const losses = new Float32Array(ids.length).fill(Number.NaN)
-    this.#pending = [...held, ...ids]
+    this.#wait([...held, ...ids])
     try {
-      while (this.#pending.length > 1) {
-        const count = this.#reach(this.#pending.length - 1, scoreRows)
-        const done = ids.length + 1 - this.#pending.length // of the first row, whose successor is ids[done]
+      while (this.#waiting > 1) {
+        const count = this.#reach(this.#waiting - 1, scoreRows)
+        const done = ids.length + 1 - this.#waiting // of the first row, whose successor is ids[done]
         const executable = await this.#model.scorer(scoreRowsFor(count), this.#rows)
         const targets = new Int32Array(executable.program.inputs.find(({ name }) => name === "targets")!.shape[0]!)
         for (let i = 0; i < targets.length; i++) targets[i] = i < count && done + i >= 0 ? ids[done + i]! : -100
@@ -307,7 +319,7 @@ export class Sequence implements Holder {
   async #feed(count: number, choice: Choice, signal: AbortSignal | undefined, sampled: boolean): Promise<Token> {
     const { network } = this.#model
     const [position, used] = [this.#rows, this.#reach(count)]
-    const wanted = used === this.#pending.length
+    const wanted = used === this.#waiting
     const next = sampled && used === 1
     const top = wanted ? (choice.topLogprobs ?? 0) : 0
     const executable = await this.#model.step(next ? "next" : "prompt", rowsFor(used), position, top > 0)
@@ -340,7 +352,7 @@ export class Sequence implements Holder {
     const { network } = this.#model
     const { slots, ring } = this.#seat!
     const { program } = executable
-    const [position, ids, before] = [this.#rows, this.#pending.slice(0, used), this.#before]
+    const [position, ids, before] = [this.#rows, this.#given.slice(this.#passed, this.#passed + used), this.#before]
     await this.#mark.ring?.keepFrom(program, position + used)
     const piece = { begin: 0, end: used, position, ...turn, ring, ids, before }
     const outputs = await executable.run({ ...layoutInputs(program, network, [piece]), ...inputs }, { signal })
@@ -348,7 +360,7 @@ export class Sequence implements Holder {
     slots.adopt(network.patches?.begins(position) ?? true)
     this.#rows += used
     if (network.patches) this.#before = [...before, ...ids].slice(-network.patches.size)
-    this.#pending = this.#pending.slice(used)
+    this.#passed += used
     return outputs
   }
 
@@ -375,7 +387,7 @@ export class Sequence implements Holder {
     this.#ahead = undefined
     this.#rows = mark.length
     this.#before = mark.before
-    this.#pending = [...tokens]
+    this.#wait([...tokens])
     try {
       await this.#seat!.slots.restore(this.#model.store, mark.length > 0)
       await mark.ring?.restore()

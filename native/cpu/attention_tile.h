@@ -12,47 +12,6 @@ namespace selscan::ISA {
 inline constexpr int TileRows = Lanes == 4 ? 2 : 6;
 inline constexpr int TileVectors = Lanes == 8 ? 2 : 4;
 
-// Every lane as two bf16, widened: the one in the low half of its bits, and the one in the high half; and such a lane from two.
-#if defined(SELSCAN_AVX512)
-inline F32 lowHalf(F32 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 16))}; }
-inline F32 highHalf(F32 x) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
-inline F32 together(F32 low, F32 high) {
-  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)))};
-}
-#elif defined(SELSCAN_AVX2)
-inline F32 lowHalf(F32 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 16))}; }
-inline F32 highHalf(F32 x) {
-  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
-inline F32 together(F32 low, F32 high) {
-  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low.v), 16), _mm256_castps_si256(high.v)))};
-}
-#else
-inline F32 changeBits(F32 x, uint32_t mask, int shift) {
-  for (float& lane : x.v) {
-    uint32_t bits;
-    std::memcpy(&bits, &lane, 4);
-    bits = (bits & mask) << shift;
-    std::memcpy(&lane, &bits, 4);
-  }
-  return x;
-}
-inline F32 lowHalf(F32 x) { return changeBits(x, 0xffffu, 16); }
-inline F32 highHalf(F32 x) { return changeBits(x, 0xffff0000u, 0); }
-inline F32 together(F32 low, F32 high) {
-  for (int i = 0; i < Lanes; i++) {
-    uint32_t bits[2];
-    std::memcpy(&bits[0], &low.v[i], 4);
-    std::memcpy(&bits[1], &high.v[i], 4);
-    bits[1] |= bits[0] >> 16;
-    std::memcpy(&high.v[i], &bits[1], 4);
-  }
-  return high;
-}
-#endif
-
 // How a product reads B: floats from the cache, or rows of a ring from memory. All but Near ask for what comes after while they
 // compute, Lines lines a step: from `next` on, nextStep bytes further with every step and by `advance` with every TileVectors vectors.
 struct Near {

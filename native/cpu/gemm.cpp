@@ -40,32 +40,16 @@ struct MultiplyF32 {
 struct Pair {
   F32 even, odd;
 };
-inline Pair unpack(const uint32_t* words) {
-#if defined(SELSCAN_AVX512)
-  const __m512i pairs = _mm512_loadu_si512(words);
-  return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))},
-          {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
-#elif defined(SELSCAN_AVX2)
-  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  return {{_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))},
-          {_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))}};
-#else
-  Pair pair;
-  for (int i = 0; i < Lanes; i++) {
-    pair.even.v[i] = fromBf16(static_cast<uint16_t>(words[i]));
-    pair.odd.v[i] = fromBf16(static_cast<uint16_t>(words[i] >> 16));
-  }
-  return pair;
-#endif
-}
-
 struct MultiplyPairs {
   static constexpr bool Halves = true;
   using Right = Pair;
   static Pair left(const uint32_t* word) {
     return {set(fromBf16(static_cast<uint16_t>(*word))), set(fromBf16(static_cast<uint16_t>(*word >> 16)))};
   }
-  static Pair right(const uint32_t* words) { return unpack(words); }
+  static Pair right(const uint32_t* words) {
+    const F32 pairs = load(reinterpret_cast<const float*>(words));
+    return {lowHalf(pairs), highHalf(pairs)};
+  }
   static F32 add(const Pair& left, const Pair& right, F32 sum) {
     return fma(left.odd, right.odd, fma(left.even, right.even, sum));
   }
@@ -86,7 +70,7 @@ static BlockProduct choose(Precision precision) {
   if (half && amx && std::strcmp(amx, "emulate") == 0) return productTilesEmulated;
 #if SELSCAN_X86
   const Isa level = isa();
-  if (half && level >= Isa::amx) return productTiles;
+  if (half && level >= Isa::amx) return amx::productTiles;
   if (half && level >= Isa::avx512bf16) return avx512bf16::productDots;
   if (level >= Isa::avx512) return half ? avx512::productPairs : avx512::productF32;
   if (level >= Isa::avx2) return half ? avx2::productPairs : avx2::productF32;

@@ -152,8 +152,8 @@ struct HardwareTiles {
 #include "cpu/gemm_tiles.h"
 #undef ISA
 
-namespace selscan::cpu {
-void productTiles(const Product& product, const Block& block) { amx::productSquares<HardwareTiles>(product, block); }
-}  // namespace selscan::cpu
+namespace selscan::amx {
+void productTiles(const cpu::Product& product, const cpu::Block& block) { productSquares<cpu::HardwareTiles>(product, block); }
+}  // namespace selscan::amx
 SELSCAN_POP_TARGET
 #endif

@@ -5,11 +5,11 @@
 
 namespace selscan::cpu {
 void productTilesEmulated(const Product&, const Block&);
+}
 #if SELSCAN_X86
-void productTiles(const Product&, const Block&);  // AMX
-#endif
-}  // namespace selscan::cpu
-#if SELSCAN_X86
+namespace selscan::amx {
+void productTiles(const cpu::Product&, const cpu::Block&);
+}
 namespace selscan::avx512bf16 {
 void productDots(const cpu::Product&, const cpu::Block&);
 }

@@ -13,7 +13,8 @@
 // noise here; the gradient and the convolution gain by it. One row of 1536 channels, state in memory: 6.6 µs (36.9 with a gather of
 // every number).
 // Tried: 2^x from a table of 16 and a cubic polynomial (vpermps): 1.12 ns for 1.25; in pairs and fours of states: 1.17; Estrin's
-// order: 1.27; exponents by integer additions in place of vscalefps: 1.26.
+// order: 1.27; exponents by integer additions in place of vscalefps: 1.26. Four neighbouring vectors that walk together, chunk by chunk:
+// twice the time on one thread (3.8 ms for 1.9, 512 rows × 1536 channels), no gain on two.
 #include "cpu/selective_scan.h"
 #include "cpu/threads.h"
 
@@ -28,9 +29,6 @@ namespace selscan::ISA {
 namespace {
 
 constexpr float Log2E = 1.4426950408889634f;
-// Neighbouring vectors of channels that walk together, chunk by chunk. With 4, one thread takes twice the time for a prompt (3.8 ms for
-// 1.9, 512 rows × 1536 channels), and two threads gain nothing.
-constexpr int Stripe = 1;
 // Rows of one vector of channels that a task has where segments are short. One row of 96 vectors takes 8 µs on one core, of which memory
 // could give no more to two.
 constexpr int64_t TaskRows = 128;
@@ -45,10 +43,10 @@ struct Scan {
   bool softplus;
 };
 
-// One chunk of one vector of channels, and what stays with each of a stripe of them.
+// One chunk of one vector of channels, and what stays with the vector.
 struct Tile {
   alignas(64) float delta[cpu::ScanChunk * Lanes], input[cpu::ScanChunk * Lanes], y[cpu::ScanChunk * Lanes];
-  alignas(64) float decay[Stripe][cpu::ScanStateMax * Lanes], h[Stripe][cpu::ScanStateMax * Lanes];
+  alignas(64) float decay[cpu::ScanStateMax * Lanes], h[cpu::ScanStateMax * Lanes];
 };
 
 // Δ, Δ·x, and the skip D·x that y starts from.
@@ -82,11 +80,11 @@ Ahead linesAhead(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin
           .inner = scan.inner, .rows = rows};
 }
 
-void scanChunk(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin, int rows, const Ahead& ahead, int v, Tile& tile) {
+void scanChunk(const Scan& scan, const cpu::ChannelBlock& block, int64_t begin, int rows, const Ahead& ahead, Tile& tile) {
   prepareRows(scan, block, begin, rows, tile);
   const int64_t band = begin * scan.bands + block.group * scan.state;
-  const Pass pass{.rows = rows, .delta = tile.delta, .input = tile.input, .decay = tile.decay[v], .B = scan.B + band, .C = scan.C + band,
-                  .bands = scan.bands, .h = tile.h[v], .y = tile.y, .kept = nullptr, .ahead = ahead};
+  const Pass pass{.rows = rows, .delta = tile.delta, .input = tile.input, .decay = tile.decay, .B = scan.B + band, .C = scan.C + band,
+                  .bands = scan.bands, .h = tile.h, .y = tile.y, .kept = nullptr, .ahead = ahead};
   eachPass(scan.state, [&]<int N>(int first) { advance<N, false>(pass, first); });
   if (scan.y) finishRows(scan, block, begin, rows, tile);
 }
@@ -132,50 +130,34 @@ void scanRow(const Scan& scan, const cpu::ChannelBlock& block, int64_t row, cons
   if (scan.y) finishRows(scan, block, row, 1, tile);
 }
 
-// A segment at up to Stripe vectors of channels.
-void scanRows(const Scan& scan, const cpu::ChannelBlocks& blocks, int64_t first, int vectors, const Segment& segment, int64_t s,
-              Tile& tile) {
-  for (int v = 0; v < vectors; v++) {
-    const cpu::ChannelBlock block = blocks.at(first + v);
-    const Places places(scan, block, segment, s);
-    gatherLanes(scan.A + block.channel * scan.state, scan.state, block.lanes, Log2E, tile.decay[v]);
-    if (places.start) gatherLanes(places.start, scan.state, block.lanes, 1.0f, tile.h[v]);
-    else std::memset(tile.h[v], 0, sizeof tile.h[v]);
-  }
+void scanRows(const Scan& scan, const cpu::ChannelBlock& block, const Segment& segment, int64_t s, const Places& places, Tile& tile) {
+  gatherLanes(scan.A + block.channel * scan.state, scan.state, block.lanes, Log2E, tile.decay);
+  if (places.start) gatherLanes(places.start, scan.state, block.lanes, 1.0f, tile.h);
+  else std::memset(tile.h, 0, sizeof tile.h);
   const auto rowsFrom = [&](int64_t row) { return static_cast<int>(std::min<int64_t>(cpu::ScanChunk, segment.end - row)); };
-  linesAhead(scan, blocks.at(first), segment.begin, rowsFrom(segment.begin)).fetchAll();
+  linesAhead(scan, block, segment.begin, rowsFrom(segment.begin)).fetchAll();
   int64_t chunk = ops::savedChunk(segment.begin, s);
-  for (int64_t begin = segment.begin; begin < segment.end; begin += cpu::ScanChunk, chunk++)
-    for (int v = 0; v < vectors; v++) {
-      const cpu::ChannelBlock block = blocks.at(first + v);
-      const int rows = rowsFrom(begin);
-      float* saved = scan.saved + (chunk * scan.inner + block.channel) * scan.state;
-      if (scan.saved) scatterLanes(tile.h[v], scan.state, block.lanes, saved);
-      const Ahead ahead = v + 1 < vectors              ? linesAhead(scan, blocks.at(first + v + 1), begin, rows)
-                          : begin + rows < segment.end ? linesAhead(scan, blocks.at(first), begin + rows, rowsFrom(begin + rows))
-                                                       : Ahead{};
-      scanChunk(scan, block, begin, rows, ahead, v, tile);
-    }
-  for (int v = 0; v < vectors; v++) {
-    const cpu::ChannelBlock block = blocks.at(first + v);
-    const Places places(scan, block, segment, s);
-    for (float* to : {places.final, places.carried})
-      if (to) scatterLanes(tile.h[v], scan.state, block.lanes, to);
+  for (int64_t begin = segment.begin; begin < segment.end; begin += cpu::ScanChunk, chunk++) {
+    const int rows = rowsFrom(begin);
+    float* saved = scan.saved + (chunk * scan.inner + block.channel) * scan.state;
+    if (scan.saved) scatterLanes(tile.h, scan.state, block.lanes, saved);
+    const int64_t next = begin + rows;
+    scanChunk(scan, block, begin, rows, next < segment.end ? linesAhead(scan, block, next, rowsFrom(next)) : Ahead{}, tile);
   }
+  for (float* to : {places.final, places.carried})
+    if (to) scatterLanes(tile.h, scan.state, block.lanes, to);
 }
 
-// A segment at the vectors of channels [first, last).
-void scanSegment(const Scan& scan, const cpu::ChannelBlocks& blocks, int64_t first, int64_t last, const Segment& segment, int64_t s) {
+void scanSegment(const Scan& scan, const cpu::ChannelBlock& block, const Segment& segment, int64_t s) {
   Tile tile;
   const int64_t rows = segment.end - segment.begin;
-  const bool byRow = rows == 1 && scan.saved == nullptr && scan.state % Lanes == 0;
-  for (int64_t b = first, next; b < last; b = next) {
-    const cpu::ChannelBlock block = blocks.at(b);
-    const Places places(scan, block, segment, s);
-    next = byRow || rows == 0 ? b + 1 : std::min(last, b + Stripe);
-    if (byRow && block.lanes == Lanes) scanRow(scan, block, segment.begin, places, tile);
-    else if (rows > 0) scanRows(scan, blocks, b, static_cast<int>(next - b), segment, s, tile);
-    else if (places.final) std::memset(places.final, 0, sizeof(float) * static_cast<size_t>(block.lanes * scan.state));
+  const Places places(scan, block, segment, s);
+  if (rows == 1 && scan.saved == nullptr && scan.state % Lanes == 0 && block.lanes == Lanes) {
+    scanRow(scan, block, segment.begin, places, tile);
+  } else if (rows > 0) {
+    scanRows(scan, block, segment, s, places, tile);
+  } else if (places.final) {
+    std::memset(places.final, 0, sizeof(float) * static_cast<size_t>(block.lanes * scan.state));
   }
 }
 
@@ -190,10 +172,10 @@ void selectiveScan(const Call& call) {
   const cpu::ChannelBlocks blocks(inner, B[1] / state, Lanes);
   const int32_t* lines = segments.i32();
   cpu::zeroSpareRows(segments, rows, inner, scan.y);
-  const int64_t each = std::max<int64_t>(Stripe, TaskRows * segments[0] / rows), tasks = (blocks.count() + each - 1) / each;
+  const int64_t each = std::max<int64_t>(1, TaskRows * segments[0] / rows), tasks = (blocks.count() + each - 1) / each;
   cpu::parallel(tasks * segments[0], [&](int64_t task) {
     const int64_t s = task / tasks, first = task % tasks * each;
-    scanSegment(scan, blocks, first, std::min(blocks.count(), first + each), segmentAt(lines, s), s);
+    for (int64_t b = first; b < std::min(blocks.count(), first + each); b++) scanSegment(scan, blocks.at(b), segmentAt(lines, s), s);
   });
 }
 

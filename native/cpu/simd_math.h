@@ -57,14 +57,8 @@ inline F32 log(F32 x) {
   return selectGreater(x, zero, finite, set(-1.0f) / sqrt(x + zero));
 }
 
-// log(1 + x) for x ≥ 0, accurate for tiny x too: with u = 1 + x rounded, log u is corrected by (x − (u − 1))/u.
-inline F32 log1p(F32 x) {
-  const F32 u = set(1.0f) + x;
-  return selectGreater(u, set(3.402823466e38f), u, logNormal(u) + (x - (u - set(1.0f))) / u);
-}
-
 // log(1 + t) of t in [0, 1]: t + t²·Q(t) (Q: degree 8, minimax, relative error 5e-9; 1.1e-7 with rounding). No quotient.
-inline F32 log1pOfUnit(F32 t) {
+inline F32 log1p(F32 t) {
   F32 q = fma(set(-3.3074074890464544e-3f), t, set(2.0154505968093872e-2f));
   q = fma(q, t, set(-5.756990611553192e-2f));
   q = fma(q, t, set(0.10670919716358185f));
@@ -79,14 +73,14 @@ inline F32 log1pOfUnit(F32 t) {
 // softplus(x) = log(1 + e^x) = max(x, 0) + log(1 + e^−|x|), which is x itself above 20 as in torch: e^−20 is lost beside it.
 inline F32 softplus(F32 x) {
   const F32 zero = set(0.0f);
-  return max(zero, x) + log1pOfUnit(exp(zero - abs(x)));
+  return max(zero, x) + log1p(exp(zero - abs(x)));
 }
 
 // The same, and its derivative σ(x) from the same exponential; σ(x) is 1 above 20, as in torch.
 inline F32 softplus(F32 x, F32& slope) {
   const F32 zero = set(0.0f), one = set(1.0f), t = exp(zero - abs(x));
   slope = selectGreater(x, zero, one, t) / (one + t);
-  return max(zero, x) + log1pOfUnit(t);
+  return max(zero, x) + log1p(t);
 }
 
 // σ(x) = 1/(1 + e^−x). Where e^−x is infinite the quotient is 0, as it should be.
@@ -153,5 +147,46 @@ inline float sum(const float* a, int64_t n) {
   if (i < n) total = total + load(a + i, static_cast<int>(n - i));
   return sum(total);
 }
+
+// Every lane as two bf16, widened: the one in the low half of its bits, and the one in the high half; and such a lane from two.
+#if defined(SELSCAN_AVX512)
+inline F32 lowHalf(F32 x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline F32 together(F32 low, F32 high) {
+  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)))};
+}
+#elif defined(SELSCAN_AVX2)
+inline F32 lowHalf(F32 x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.v), 16))}; }
+inline F32 highHalf(F32 x) {
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline F32 together(F32 low, F32 high) {
+  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low.v), 16), _mm256_castps_si256(high.v)))};
+}
+#else
+inline F32 changeBits(F32 x, uint32_t mask, int shift) {
+  for (float& lane : x.v) {
+    uint32_t bits;
+    std::memcpy(&bits, &lane, 4);
+    bits = (bits & mask) << shift;
+    std::memcpy(&lane, &bits, 4);
+  }
+  return x;
+}
+inline F32 lowHalf(F32 x) { return changeBits(x, 0xffffu, 16); }
+inline F32 highHalf(F32 x) { return changeBits(x, 0xffff0000u, 0); }
+inline F32 together(F32 low, F32 high) {
+  for (int i = 0; i < Lanes; i++) {
+    uint32_t bits[2];
+    std::memcpy(&bits[0], &low.v[i], 4);
+    std::memcpy(&bits[1], &high.v[i], 4);
+    bits[1] |= bits[0] >> 16;
+    std::memcpy(&high.v[i], &bits[1], 4);
+  }
+  return high;
+}
+#endif
 
 }  // namespace selscan::ISA

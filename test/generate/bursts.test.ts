@@ -150,7 +150,8 @@ test.serial("an abort while a burst runs, or between its tokens, leaves what was
       for await (const { id } of session.tokens(prompt, options)) received.push(id)
     }
     t.like(await t.throwsAsync(generating), { code: "ABORTED" })
-    t.is(received.length, [0, 1, 3, 7][runs]!)
+    const before = [0, 1, 3, 7][runs]! // and one more where the burst had ended when the flag was raised
+    t.true(received.length === before || received.length === before + 1, `${received.length} after ${runs} bursts`)
     t.is(session.length, prompt.length + received.length)
     t.deepEqual(await next(session), await fresh(model, [...prompt, ...received]))
   }

@@ -48,7 +48,11 @@ const attrs: Record<string, Record<string, unknown>> = {
   fold: { width: 8 },
 }
 /** Inputs that are given instead of others. */
-const without: Record<string, readonly string[]> = { linearAttention: ["initial"] }
+const without: Record<string, readonly string[]> = {
+  linearAttention: ["initial"],
+  linear: ["scales"],
+  linearCrossEntropy: ["scales"],
+}
 /** What an op stores; a ring has the dtype of the precision. */
 const states: Record<string, "state" | "ring"> = { carried: "state", tail: "state", keys: "ring", values: "ring" }
 const shapeOf = (dims: readonly string[]) =>
@@ -70,7 +74,7 @@ function programOf(name: string, bf16: readonly string[], more: Record<string, u
     const given = Object.entries(signature).filter(([key]) => !without[name]?.includes(key.replace("?", "")))
     const inputs = given.map(([key, text]) => {
       const [first = "", ...rest] = text.split(" ")
-      const dims = ["float", "i32"].includes(first) ? rest : text.split(" ").filter((word) => word !== "")
+      const dims = ["float", "matrix", "i32"].includes(first) ? rest : text.split(" ").filter((word) => word !== "")
       const plain = key.replace("?", "")
       const dtype = first === "i32" ? "i32" : bf16.includes(plain) ? "bf16" : "f32"
       const storage = states[plain] ?? "input"

@@ -1,10 +1,13 @@
 import { linearCrossEntropy, linearCrossEntropyGrad } from "../../lib/ops/linear-cross-entropy.ts"
+import { device } from "../device.ts"
+import { eightBits, rounded8, scaled } from "./linear.ts"
 import { bf16, ints, normal, type OpSpec, type Tensor64, values } from "./spec.ts"
 
 interface LossInputs {
   x: Tensor64
   weight: Tensor64
   bias?: Tensor64
+  scales?: Tensor64
   targets: Tensor64
   dlosses?: Tensor64
   logsumexp?: Tensor64
@@ -19,9 +22,10 @@ const rounded = (tensor: Tensor64, precision: string): Float64Array =>
   precision === "bf16" ? bf16(tensor).data : tensor.data
 
 /** Per row: the logits and the logarithm of the sum of their exponentials. */
-function logitsOf({ x, weight, bias }: LossInputs, { precision }: LossAttrs) {
+function logitsOf({ x, weight, bias, scales }: LossInputs, { precision }: LossAttrs) {
   const [dim, vocab] = [x.shape[1]!, weight.shape[0]!]
-  const [left, right] = [rounded(x, precision), rounded(weight, precision)]
+  const left = scales ? rounded8(x) : rounded(x, precision)
+  const right = scales ? scaled(weight, scales) : rounded(weight, precision)
   return Array.from({ length: x.shape[0]! }, (_, row) => {
     const logits = Float64Array.from({ length: vocab }, (_, v) => {
       let sum = bias?.data[v] ?? 0
@@ -147,6 +151,21 @@ export const specs: OpSpec[] = [
     work,
     differentiable: [],
     cases: cases.map((one) => ({ ...one, title: `bf16: ${one.title}`, attrs: { ...one.attrs, precision: "bf16" } })),
+  },
+  {
+    op: linearCrossEntropy,
+    reference,
+    work,
+    differentiable: [],
+    cases: [
+      { title: "8 bits, one row", inputs: { ...sized(1, 33, 19), ...eightBits(19, 33) } },
+      { title: "8 bits, 97 rows, 257 words", inputs: { ...sized(97, 64, 257), ...eightBits(257, 64) } },
+      {
+        title: "8 bits, 1031 words with a bias, smoothing",
+        inputs: { ...sized(13, 31, 1031), ...eightBits(1031, 31), bias: normal([1031], 9) },
+        attrs: { smoothing: 0.1 },
+      },
+    ].filter(() => device === "cpu"),
   },
   ...["f32", "bf16"].map(
     (precision): OpSpec => ({
