@@ -119,8 +119,8 @@ LinearOutcome timeLinear(const LinearShape& shape, int rounds) {
   const auto add = [&](const char* name, const char* kernel, const Tensors& from, const Tensors& to, Attributes attributes) {
     calls.emplace_back(name, std::make_unique<Prepared>(kernel, from, to, std::move(attributes)));
   };
-  add("bf16", "linear", {x.tensor, weight.tensor, {}, {}}, {y.tensor, {}}, forward("bf16"));
-  add("f32", "linear", {x.tensor, weight.tensor, {}, {}}, {exact.tensor, {}}, forward("f32"));
+  add("bf16", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {y.tensor, {}}, forward("bf16"));
+  add("f32", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {exact.tensor, {}}, forward("f32"));
   add("inputGrad bf16", "linearInputGrad", {dy.tensor, weight.tensor}, {dx.tensor}, half);
   add("weightGrad bf16", "linearWeightGrad", {dy.tensor, x.tensor}, {dweight.tensor}, half);
 

@@ -133,7 +133,11 @@ std::optional<Mount> groupMount(std::string_view line) {
 double quotaUnder(const std::string& root, const Mount& mount, std::string_view group) {
   // A mount may show a part of the hierarchy, below its root; what lies outside of it cannot be read.
   std::string inside(group);
-  if (mount.root != "/") inside = inside.starts_with(mount.root) ? inside.substr(mount.root.size()) : "";
+  if (mount.root != "/") {
+    const size_t above = mount.root.size();
+    const bool below = inside.starts_with(mount.root) && (inside.size() == above || inside[above] == '/');
+    inside = below ? inside.substr(above) : "";
+  }
   if (inside.find("..") != std::string::npos || inside.size() > 4096) inside.clear();
   double quota = 0;
   for (;;) {

@@ -46,8 +46,11 @@ struct CpuDevice final : Device {
   }
 };
 
-// A misspelt SELSCAN_ISA must not silently mean the best set.
-void checkIsaName() {
+// A misspelt SELSCAN_ISA or SELSCAN_VNNI must not silently mean the best set.
+void checkSets() {
+  const char* vnni = std::getenv("SELSCAN_VNNI");
+  check(vnni == nullptr || std::strcmp(vnni, "off") == 0, "BAD_OPTION", "SELSCAN_VNNI: off is expected, got ", vnni ? vnni : "",
+        "; unset it for the best");
   const char* asked = std::getenv("SELSCAN_ISA");
   bool known = asked == nullptr;
   for (int i = 0; i <= static_cast<int>(cpu::Isa::amx) && !known; i++)
@@ -58,7 +61,7 @@ void checkIsaName() {
 
 Device& open(int) {
   static auto* cpu = new CpuDevice;  // never destroyed: models may outlive static destructors at exit
-  checkIsaName();
+  checkSets();
   cpu::threadsAsked();
   return *cpu;
 }

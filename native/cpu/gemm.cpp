@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "cpu/gemm_int8.h"
 #include "cpu/gemm_kernels.h"
@@ -25,7 +26,6 @@ namespace selscan::ISA {
 namespace {
 
 struct MultiplyF32 {
-  static constexpr bool Halves = false;
   using Right = F32;
   static F32 left(const uint32_t* word) {
     float value;
@@ -41,7 +41,6 @@ struct Pair {
   F32 even, odd;
 };
 struct MultiplyPairs {
-  static constexpr bool Halves = true;
   using Right = Pair;
   static Pair left(const uint32_t* word) {
     return {set(fromBf16(static_cast<uint16_t>(*word))), set(fromBf16(static_cast<uint16_t>(*word >> 16)))};
@@ -92,15 +91,17 @@ namespace {
 // A thread's packed A, and of which product, rows and steps it is.
 struct alignas(64) PackedRoom {
   uint32_t words[packedWords(PackedSteps)];
-  uint64_t id;
-  int64_t row, step;
+  uint64_t id = 0;
+  int64_t row = 0, step = 0;
 };
 }  // namespace
 
 const uint32_t* leftRows(const Product& product, const Block& block, int64_t step, int64_t multiple) {
   if (product.packed)
     return product.packed + block.row / RowBlock * packedWords(product.b.steps()) + block.row % RowBlock * StepBlock + packedWords(step);
-  static thread_local PackedRoom room{};
+  static thread_local std::unique_ptr<PackedRoom> made;  // a pointer: thread-local memory itself is had by threads that multiply nothing
+  if (!made) made.reset(new PackedRoom);
+  PackedRoom& room = *made;
   if (product.id != 0 && room.id == product.id && room.row == block.row && room.step == step) return room.words;
   const int64_t perStep = product.b.precision == Precision::f32 ? 1 : 2, end = (step + PackedSteps) * perStep;
   packRows(product.a, product.b.precision, {block.row, block.rowEnd}, {step * perStep, end < product.b.inner ? end : product.b.inner},

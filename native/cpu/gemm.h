@@ -24,7 +24,7 @@ using ops::Precision, ops::precisionOf;
 constexpr int64_t PanelWidth = 16;
 constexpr int64_t RowBlock = 96;     // rows of C in one task at most: a multiple of the 12 rows of a register tile and of the 32 of AMX
 constexpr int64_t StepBlock = 256;   // steps between two loads of C: two panels of B (32 KB) and 12 rows of A (12 KB) stay in L1
-constexpr int64_t PackedSteps = 8 * StepBlock;  // steps for which A's block is packed at a time: 786 KB at most, which L2 holds
+constexpr int64_t PackedSteps = 8 * StepBlock;  // steps for which A's block is packed at a time: 786 KB at most, which L2 of 1 MB and more holds
 
 // A(m, k) = data[m·rowStride + k·innerStride]; one of the strides is 1.
 struct Left {
@@ -93,8 +93,8 @@ void packRows(const Left&, Precision, Range rows, Range inner, int64_t multiple,
 const uint32_t* leftRows(const Product&, const Block&, int64_t step, int64_t multiple);
 
 // How C is cut into tasks, by shape alone: about 32 of them, of RowBlock rows × as many panels as that leaves. A narrow C is cut across
-// its rows only, for each further cut down its columns packs A's rows once more. Panels are whole register tiles: of 2 panels
-// from 9 rows on, 3 for 7 and 8, at least 4 below.
+// its rows only, for each further cut down its columns packs A's rows once more. Panels are whole register tiles: of 3 panels
+// for 7 and 8 rows and for 13 to 16, which are two strips of such, of 2 for others from 9 on, at least 4 below.
 struct Cut {
   int64_t rows, panels;
 };
@@ -104,7 +104,7 @@ inline Cut cutOf(int64_t rows, int64_t panels) {
   const bool narrow = panels <= Narrow && rows < Tasks / 2 * RowBlock;
   const int64_t height = narrow ? NarrowRows : RowBlock, down = parts(rows, height);
   const int64_t across = narrow && down >= Tasks / 4 ? 1 : parts(Tasks, down);
-  const int64_t unit = rows > 8 ? 2 : rows > 6 ? 6 : 4;
+  const int64_t unit = rows > 16 || (rows > 8 && rows <= 12) ? 2 : rows > 6 ? 6 : 4;
   return {height, parts(parts(panels, across), unit) * unit};
 }
 

@@ -22,7 +22,6 @@ namespace selscan::avx512bf16 {
 namespace {
 
 struct MultiplyDots {
-  static constexpr bool Halves = true;
   struct Right {
     __m512bh v;
   };

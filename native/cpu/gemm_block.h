@@ -4,7 +4,6 @@
 //   Multiply::left(const uint32_t*)    one word of A in all lanes
 //   Multiply::right(const uint32_t*)   Lanes words of B
 //   Multiply::add(left, right, sum)    sum + left·right
-//   Multiply::Halves                   whether a word is a pair of bf16
 #if defined(__clang__)
 #define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
 #else

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "cpu/gemm_kernels.h"
 
@@ -106,8 +107,12 @@ void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { ro
 namespace selscan::cpu {
 
 std::byte* roundedRows() {
-  alignas(64) static thread_local std::byte bytes[RowBlock * GroupBlock * GroupBytes];
-  return bytes;
+  struct alignas(64) Room {
+    std::byte bytes[RowBlock * GroupBlock * GroupBytes];
+  };
+  static thread_local std::unique_ptr<Room> made;  // a pointer, as in gemm.cpp
+  if (!made) made.reset(new Room);
+  return made->bytes;
 }
 
 namespace {

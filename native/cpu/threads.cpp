@@ -158,7 +158,7 @@ class Pool {
   void work(Worker& self, uint64_t seen) {
     busy = true;
     auto offer = Clock::now() + OfferEvery;
-    while (await(self, seen)) {
+    while (await(self, seen, offer)) {
       if (next_.load(std::memory_order_relaxed) + 1 < count_) wakeSome();
       const bool all = takeTasksUntil(offer);
       leave();
@@ -169,15 +169,19 @@ class Pool {
     }
   }
 
-  // Until this worker has entered a section; false when the pool ends. Sections that were over before it came are passed over.
-  bool await(Worker& self, uint64_t& seen) {
+  // Until this worker has entered a section; false when the pool ends. Sections that were over before it came are passed over. Who
+  // slept has given its core away: its next offer is a whole stretch later.
+  bool await(Worker& self, uint64_t& seen, Clock::time_point& offer) {
     for (;;) {
       uint64_t door = door_.load(std::memory_order_acquire);
       const auto news = [&] {
         door = door_.load(std::memory_order_acquire);
         return door / Generation != seen || stopping_.load(std::memory_order_relaxed);
       };
-      if (!spin(WorkerSpin, news)) sleep(self, seen);
+      if (!spin(WorkerSpin, news)) {
+        sleep(self, seen);
+        offer = Clock::now() + OfferEvery;
+      }
       if (stopping_.load()) return false;
       if (door / Generation == seen) continue;
       if (!(door & Open)) seen = door / Generation;

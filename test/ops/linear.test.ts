@@ -170,7 +170,14 @@ test("options that no product knows are refused while tracing", (t) => {
 const thorough = process.env.SLOW !== undefined || process.env.CI !== undefined
 const elsewhere: readonly [string, Record<string, string>][] = [
   ["emulated AMX tiles", { SELSCAN_AMX: "emulate" }],
-  ...["portable", "avx2", "avx512"].map((isa): [string, Record<string, string>] => [isa, { SELSCAN_ISA: isa }]),
+  ...["portable", "avx2", "avx512", "avx512bf16"].map((isa): [string, Record<string, string>] => [
+    isa,
+    { SELSCAN_ISA: isa },
+  ]),
+  ...["avx2", "avx512"].map((isa): [string, Record<string, string>] => [
+    `${isa} without VNNI`,
+    { SELSCAN_ISA: isa, SELSCAN_VNNI: "off" },
+  ]),
 ]
 for (const [title, variables] of thorough ? elsewhere : elsewhere.slice(0, 1)) {
   test.serial(`every case of linear holds on ${title}`, (t) => {

@@ -115,13 +115,16 @@ function sized(rows: number, inner: number, out: number, extras: readonly ("bias
   }
 }
 
-// Around the register tiles (6 rows, 16 columns), row blocks (96), the row count that widens tasks (32) and step blocks (256).
+// Around the register tiles (12 rows or 6, 32 columns or 16), strips of two heights (13 to 16 rows), row blocks (96) and step blocks (256).
 const shapes = [
   { title: "one by one by one", inputs: sized(1, 1, 1) },
   { title: "2 rows, 3 in, 5 out", inputs: sized(2, 3, 5) },
   { title: "a decoding row", inputs: sized(1, 257, 131, ["bias"]) },
   { title: "5 rows, odd sizes", inputs: sized(5, 33, 17, ["bias", "residual"]) },
   { title: "7 rows", inputs: sized(7, 16, 16) },
+  { title: "12 rows", inputs: sized(12, 24, 70) },
+  { title: "14 rows", inputs: sized(14, 31, 100, ["bias"]) },
+  { title: "25 rows", inputs: sized(25, 18, 50) },
   { title: "33 rows, one panel too many", inputs: sized(33, 31, 65, ["residual"]) },
   { title: "95 rows", inputs: sized(95, 40, 48, ["bias"]) },
   { title: "96 rows", inputs: sized(96, 64, 300) },
