@@ -191,7 +191,7 @@ void int8Block(const cpu::Product& product, const cpu::Block& block) {
     const int64_t groups = all - group < cpu::GroupBlock ? all - group : cpu::GroupBlock;
     Int8Tile<Dots> t{};
     const Group<Dots>* a = product.rounded
-                               ? reinterpret_cast<const Group<Dots>*>(product.rounded) + block.row * all + group
+                               ? reinterpret_cast<const Group<Dots>*>(product.rounded) + (product.roundedRow + block.row) * all + group
                                : roundRows<Dots>(product, {block.row, block.rowEnd}, group, groups, cpu::roundedRows());
     t.rowGroups = product.rounded ? all : groups;
     t.groups = groups;

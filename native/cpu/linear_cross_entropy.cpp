@@ -44,6 +44,11 @@ struct Slot {
   alignas(64) float logits[RowBlock][Chunk];
   RowState states[RowBlock];
 };
+// The workspace of the forward pass: a slot for each of its tasks, then the rows of x in 8 bits, where the weight is of those.
+size_t slotsBytes(int64_t rows) {
+  const int64_t blocks = (rows + RowBlock - 1) / RowBlock;
+  return sizeof(Slot) * static_cast<size_t>(blocks < ForwardSlots ? blocks : ForwardSlots);
+}
 
 struct Loss : ops::TargetLoss {
   bool ignored(int64_t row) const { return targets[row] == ignore; }
@@ -104,6 +109,7 @@ void seeRows(const cpu::Product& product, const float* bias, const Loss& loss, c
     const int64_t first = panel * cpu::PanelWidth, n = loss.vocab - first < Chunk ? loss.vocab - first : Chunk;
     cpu::Product chunk = product;
     chunk.a.data += rows.row * product.a.rowStride;
+    chunk.roundedRow = rows.row;
     chunk.b = product.b.from(panel, n);
     chunk.c = slot.logits[0];
     chunk.cStride = Chunk;
@@ -205,7 +211,8 @@ void linearCrossEntropy(const Call& call) {
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
   const Loss loss = lossOf(call, targets, vocab);
-  const cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), nullptr, Chunk};
+  cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), nullptr, Chunk};
+  if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace + cpu::slotsBytes(rows));
   const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
   const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
   cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp, shift = bias.f32()](int64_t task) {
@@ -245,8 +252,8 @@ namespace selscan::cpu {
 namespace {
 
 size_t forwardBytes(const Call& call) {
-  const int64_t blocks = (call.inputs[0][0] + RowBlock - 1) / RowBlock;
-  return sizeof(Slot) * static_cast<size_t>(blocks < ForwardSlots ? blocks : ForwardSlots);
+  const auto &x = call.inputs[0], &weight = call.inputs[1];
+  return slotsBytes(x[0]) + roundedBytes(weight, x[0]);
 }
 
 size_t gradientBytes(const Call& call) {
@@ -256,7 +263,6 @@ size_t gradientBytes(const Call& call) {
   const size_t forRows = slabBytes(precision, rows, words, x[1]), forWords = slabBytes(precision, words, rows, x[1]);
   return pieceBytes(x[0], weight[0]) + sumsBytes(call) + (forRows > forWords ? forRows : forWords);
 }
-
 
 }  // namespace
 
