@@ -56,7 +56,7 @@ function measure([rows, inner, out]: (typeof shapes)[number]): { results: Measur
 
 export async function run(): Promise<Outcome> {
   // An OpenBLAS older than the processor takes its kernels for AVX2: half the speed, and no fair neighbour.
-  if (devices()[0]!.instructionSet?.startsWith("avx512")) process.env.OPENBLAS_CORETYPE ??= "SkylakeX"
+  if (/^(avx512|amx)/.test(devices()[0]!.instructionSet ?? "")) process.env.OPENBLAS_CORETYPE ??= "SkylakeX"
   const all = shapes.map(measure)
   const { missing, kernels } = all[0]!.times
   return {

@@ -3,8 +3,7 @@
  * install scripts do not run, nothing is compiled or downloaded but what npm fetches.
  */
 import { execFile } from "node:child_process"
-import { existsSync } from "node:fs"
-import { mkdir, writeFile } from "node:fs/promises"
+import { mkdir, readFile, writeFile } from "node:fs/promises"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import { promisify } from "node:util"
@@ -14,6 +13,7 @@ import { trace } from "../lib/graph/program.ts"
 import { headOf } from "../lib/models/language-model.ts"
 import { linear } from "../lib/ops/linear.ts"
 
+/** What is installed. */
 export const llamaVersion = "3.22.1"
 
 interface LlamaModule {
@@ -55,20 +55,37 @@ export interface LlamaSequence {
 export class NotInstalled extends Error {}
 
 /** The package with the prebuilt binary for this machine's processor. */
-function llamaPlatform(): string {
+export function llamaPlatform(): string {
   const system = { linux: "linux", darwin: "mac", win32: "win" }[process.platform as string]
   const name = `${system ?? process.platform}-${process.arch}`
   return name === "mac-arm64" ? "mac-arm64-metal" : name
 }
 
+/** Of a package in a node_modules folder; undefined where it is not, or not whole. */
+async function versionIn(modules: string, name: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(join(modules, name, "package.json"), "utf8")).version
+  } catch {
+    return undefined
+  }
+}
+
+/** The version of node-llama-cpp in a node_modules folder, whoever installed it. Throws NotInstalled where there is none. */
+export async function llamaVersionIn(modules: string): Promise<string> {
+  const found = await versionIn(modules, "node-llama-cpp")
+  if (typeof found === "string") return found
+  throw new NotInstalled(`node-llama-cpp is expected in the node_modules folder ${modules}, got none; install it there`)
+}
+
 /**
- * The node_modules folder of an install in `folder`, made unless it is there. Optional packages are left out, for they are binaries of
- * every platform and GPU. Throws NotInstalled.
+ * The node_modules folder of an install in `folder`, made unless this very version is there. Optional packages are left out, for they are
+ * binaries of every platform and GPU. Throws NotInstalled.
  */
 export async function installLlama(folder: string): Promise<string> {
   const modules = join(folder, "node_modules")
   const packages = ["node-llama-cpp", `@node-llama-cpp/${llamaPlatform()}`]
-  if (packages.every((name) => existsSync(join(modules, name, "package.json")))) return modules
+  const found = await Promise.all(packages.map((name) => versionIn(modules, name)))
+  if (found.every((version) => version === llamaVersion)) return modules
   await mkdir(folder, { recursive: true })
   await writeFile(join(folder, "package.json"), '{ "private": true }\n')
   const wanted = packages.map((name) => `${name}@${llamaVersion}`)

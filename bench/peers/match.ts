@@ -56,7 +56,8 @@ export async function match(players: readonly Player[], setting: Setting, plan: 
     read.push(await ours.readBandwidth())
     for (const task of tasks) {
       const before = spent.get(task) ?? 0
-      if (round > 0 && before * (1 + 1 / round) > most) continue
+      const done = taken.get(keyOf(ours.name, task))!.length
+      if (done > 0 && before * (1 + 1 / done) > most) continue
       tell(`${setting.model}, ${setting.form}: round ${round + 1} of ${repeats}, ${nameOf(task)}`)
       const began = performance.now()
       // Who is first goes last in the next round: what the one before leaves behind is everybody's turn.

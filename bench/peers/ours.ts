@@ -5,26 +5,31 @@
 import { type Probe, readingProbe, spread } from "../../lib/generate/limits.ts"
 import { load } from "../../lib/generate/load.ts"
 import type { Model } from "../../lib/generate/model.ts"
-import type { Sizes } from "../../lib/generate/side-by-side.ts"
+import { OwnPrograms, type Sizes } from "../../lib/generate/side-by-side.ts"
 import { bytesOf, sequencesOf } from "../../lib/generate/speed.ts"
 import { devices, Store, setThreads } from "../../lib/native.ts"
 import { ourLogits } from "../../scripts/llama.ts"
 import { before, type Party, type Settings, serve, type Task } from "./party.ts"
 
-/** Passes over the block in a turn, 15 ms each. */
+/** Passes over the block in a turn, 15 ms each where it is 512 MB. */
 const readings = 5
 
 class Ours implements Party {
   readonly #model: Model
+  /** Kept for as long as the process lives: a program that is compiled anew in every turn would be timed with what it runs. */
+  readonly #programs: OwnPrograms
+  readonly #blockBytes: number | undefined
   #reading: Promise<Probe> | undefined
 
-  private constructor(model: Model) {
+  private constructor(model: Model, blockBytes: number | undefined) {
     this.#model = model
+    this.#blockBytes = blockBytes
+    this.#programs = new OwnPrograms(model)
   }
 
-  static async open({ model, threads, load: options, batchMost }: Settings): Promise<Ours> {
+  static async open({ model, threads, load: options, batchMost, blockBytes }: Settings): Promise<Ours> {
     await setThreads(threads)
-    return new Ours(await load(model, { device: "cpu", sessions: batchMost, ...options }))
+    return new Ours(await load(model, { device: "cpu", sessions: batchMost, ...options }), blockBytes)
   }
 
   async about(): Promise<string> {
@@ -37,7 +42,7 @@ class Ours implements Party {
   }
 
   async seconds(task: Task): Promise<number> {
-    using sequences = await sequencesOf(this.#model, sizesOf(task))
+    using sequences = await sequencesOf(this.#model, sizesOf(task), this.#programs)
     if (task.kind === "decode") await sequences.read(undefined)
     const began = performance.now()
     await (task.kind === "prefill" ? sequences.read(undefined) : sequences.write(undefined))
@@ -49,7 +54,7 @@ class Ours implements Party {
   }
 
   async readBandwidth(): Promise<number> {
-    this.#reading ??= readingProbe(new Store("cpu"))
+    this.#reading ??= readingProbe(new Store("cpu"), this.#blockBytes)
     const probe = await this.#reading
     await probe.run() // after a stop the first one is slower
     const passes: number[] = []

@@ -38,6 +38,8 @@ export interface Settings {
   readonly version: string
   /** How ours loads the model. */
   readonly load: object
+  /** Bytes of the block that ours reads to measure the memory, as in SpeedOptions. */
+  readonly blockBytes?: number
 }
 
 /** What a party can be asked. */

@@ -9,7 +9,7 @@ import { parseArgs } from "node:util"
 import { expect, SelscanError } from "../../lib/errors.ts"
 import { modelPreset } from "../../lib/models/presets.ts"
 import { devices } from "../../lib/native.ts"
-import { installLlama, llamaVersion, NotInstalled } from "../../scripts/llama.ts"
+import { installLlama, llamaVersion, llamaVersionIn, NotInstalled } from "../../scripts/llama.ts"
 import { busyShare, circumstances } from "../machine.ts"
 import { type Measurement, statistics } from "../measure.ts"
 import { digits } from "../table.ts"
@@ -35,8 +35,8 @@ const usage = `Measures selscan and llama.cpp on the same random weights, in tur
   --threads N      of each side (all usable cores)
   --isa A,B        ours at these instruction-set levels (the best alone)
   --alone          without llama.cpp
-  --cache FOLDER   keeps weights and node-llama-cpp there (a temporary folder, removed at the end)
-  --modules FOLDER a node_modules folder that has node-llama-cpp ${llamaVersion}; nothing is installed then
+  --cache FOLDER   keeps weights and node-llama-cpp ${llamaVersion} there (a temporary folder, removed at the end)
+  --modules FOLDER a node_modules folder that has node-llama-cpp, whichever; nothing is installed then
   --record         appends every result to bench/results/peers.jsonl, and draws bench/results/peers.svg
   --json           prints one object instead of tables
 
@@ -100,7 +100,9 @@ function temporary(): string {
 
 interface Arena {
   readonly folder: string
+  /** Of llama.cpp, unless ours is alone. */
   readonly modules: string | undefined
+  readonly version: string | undefined
   readonly tasks: readonly Task[]
   readonly threads: number
   readonly repeats: number
@@ -109,14 +111,15 @@ interface Arena {
 }
 
 /** One model in one form; the players are there as long as it takes. */
-async function play({ folder, modules, tasks, threads, isa, ...plan }: Arena, model: string, form: string, tell: Tell) {
+async function play(arena: Arena, model: string, form: string, tell: Tell) {
+  const { folder, modules, version = "", tasks, threads, isa, ...plan } = arena
   const { vocab } = modelPreset(model)
   const chosen = formOf(form)
   tell(`${model}, ${form}: weights`)
   const path = await weights(folder, model)
   const tokensMost = Math.max(64, ...tasks.map((task) => (task.kind === "prefill" ? task.tokens : 0)))
   const batchMost = Math.max(1, ...tasks.map((task) => (task.kind === "decode" ? task.batch : 0)))
-  const shared = { threads, vocab, tokensMost, batchMost, version: llamaVersion, modules: modules ?? "" }
+  const shared = { threads, vocab, tokensMost, batchMost, version, modules: modules ?? "" }
   const ours: Settings = { ...shared, model: path, load: chosen.ours }
   const players: Player[] = []
   try {
@@ -175,9 +178,10 @@ async function main(): Promise<void> {
   const folder = given.cache ?? temporary()
   process.on("SIGINT", () => process.exit(130))
   const modules = given.alone ? undefined : (given.modules ?? (await installLlama(join(folder, "llama"))))
+  const version = modules === undefined ? undefined : await llamaVersionIn(modules)
   const tell: Tell = (what) => void (process.stderr.isTTY && process.stderr.write(`\r\x1b[K${what}`))
-  const where = { ...circumstances(), threads, busy: Number((await busyShare()).toFixed(3)) }
-  const arena: Arena = { folder, modules, tasks, threads, repeats, most, isa: listed(given.isa) }
+  const where = { ...circumstances(), threads, busy: Number((await busyShare()).toFixed(3)), llama: version }
+  const arena: Arena = { folder, modules, version, tasks, threads, repeats, most, isa: listed(given.isa) }
   const played: Result[] = []
   for (const model of models) {
     for (const form of chosen) {

@@ -35,15 +35,34 @@ export interface Programs {
   next(batch: number, position: number): Promise<Executable>
 }
 
-/** The model's own prompts, as sessions run them. */
-const ownPrograms = (model: Model): Programs => {
-  let next: Promise<Executable> | undefined
-  return {
-    prompt: (rows, position) => model.step("prompt", rows, position),
-    next: (batch) => {
-      next ??= model.store.compile(nextProgram(model, batch))
-      return next
-    },
+/** The model's own prompts, as sessions run them, and a program of ours for each number of sequences. */
+export class OwnPrograms implements Programs {
+  readonly #model: Model
+  readonly #next = new Map<number, Promise<Executable>>()
+
+  constructor(model: Model) {
+    this.#model = model
+  }
+
+  prompt(rows: number, position: number): Promise<Executable> {
+    return this.#model.step("prompt", rows, position)
+  }
+
+  next(batch: number): Promise<Executable> {
+    let next = this.#next.get(batch)
+    if (next === undefined) {
+      next = this.#model.store.compile(nextProgram(this.#model, batch))
+      this.#next.set(batch, next)
+      next.catch(() => this.#next.delete(batch)) // so that a failure, such as memory, can be tried again
+    }
+    return next
+  }
+
+  /** Prompts stay with the model. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const all = [...this.#next.values()]
+    this.#next.clear()
+    for (const next of all) await (await next).dispose()
   }
 }
 
@@ -71,8 +90,8 @@ export class Sequences {
     this.#programs = programs
   }
 
-  /** Throws SLOTS_EXHAUSTED where the model has no places for them. */
-  static async open(model: Model, sizes: Sizes, programs: Programs = ownPrograms(model)): Promise<Sequences> {
+  /** Programs are the caller's, who disposes of them. Throws SLOTS_EXHAUSTED where the model has no places for them. */
+  static async open(model: Model, sizes: Sizes, programs: Programs): Promise<Sequences> {
     const seated: Seated[] = []
     try {
       for (let i = 0; i < sizes.batch; i++) {

@@ -9,7 +9,7 @@ import type { Kept } from "./kept.ts"
 import { checkBlock, defaultBlockBytes, readingProbe, type Spread, spread } from "./limits.ts"
 import type { Model } from "./model.ts"
 import type { Session } from "./session.ts"
-import { promptIds, Sequences, type Sizes } from "./side-by-side.ts"
+import { OwnPrograms, type Programs, promptIds, Sequences, type Sizes } from "./side-by-side.ts"
 
 export interface SpeedOptions {
   /** Tokens of the prompt of each sequence. Default 512. */
@@ -50,7 +50,8 @@ export async function speed(model: Model, options: SpeedOptions = {}): Promise<S
   const { prefill, decode, batch, repeats } = sizes
   await using store = new Store(model.device)
   const reading = await readingProbe(store, blockBytes, signal)
-  using sequences = await sequencesOf(model, sizes)
+  await using programs = new OwnPrograms(model)
+  using sequences = await sequencesOf(model, sizes, programs)
   const times: Record<"read" | "write" | "pass", number[]> = { read: [], write: [], pass: [] }
   for (let round = 0; round <= repeats; round++) {
     const read = await seconds(() => sequences.read(signal))
@@ -121,9 +122,12 @@ interface Measured {
   [Symbol.dispose](): void
 }
 
-/** One sequence as a session runs it, or several side by side. Throws SLOTS_EXHAUSTED where the model has no places for them. */
-export const sequencesOf = async (model: Model, sizes: Sizes): Promise<Measured> =>
-  sizes.batch === 1 ? new OneSequence(model, sizes) : await Sequences.open(model, sizes)
+/**
+ * One sequence as a session runs it, or several side by side with these programs, which the caller disposes of. Throws SLOTS_EXHAUSTED
+ * where the model has no places for them.
+ */
+export const sequencesOf = async (model: Model, sizes: Sizes, programs: Programs): Promise<Measured> =>
+  sizes.batch === 1 ? new OneSequence(model, sizes) : await Sequences.open(model, sizes, programs)
 
 /** One sequence, as a session runs it. */
 class OneSequence implements Measured {

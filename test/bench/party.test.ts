@@ -1,4 +1,5 @@
-import { execFileSync } from "node:child_process"
+import { readdirSync, readFileSync } from "node:fs"
+import { setTimeout } from "node:timers/promises"
 import { fileURLToPath } from "node:url"
 import test from "ava"
 import { Player, promptOf, type Settings } from "../../bench/peers/party.ts"
@@ -7,13 +8,28 @@ import { load } from "../../lib/generate/load.ts"
 const demo = fileURLToPath(new URL("../../models/demo", import.meta.url))
 const settings: Settings = {
   ...{ model: demo, threads: 1, vocab: 256, tokensMost: 64, batchMost: 2, modules: "", version: "", load: {} },
+  blockBytes: 4 << 20,
 }
 
-/** States of the processes that this one has started, as ps has them: T is stopped. */
+/** States of the processes that this one has started and that run ours.ts, as Linux has them: T is stopped. */
 function states(): string[] {
-  const lines = execFileSync("ps", ["-A", "-o", "ppid=,stat=,args="], { encoding: "utf8" }).split("\n")
-  const own = lines.filter((line) => line.trim().startsWith(`${process.pid} `) && line.includes("ours.ts"))
-  return own.map((line) => line.trim().split(/\s+/)[1]!)
+  return readdirSync("/proc").flatMap((id) => {
+    if (!/^\d+$/.test(id)) return []
+    try {
+      // pid (name) state parent …: a name may have spaces and brackets.
+      const [state, parent] = readFileSync(`/proc/${id}/stat`, "utf8").split(") ").at(-1)!.split(" ")
+      const own = Number(parent) === process.pid && readFileSync(`/proc/${id}/cmdline`, "utf8").includes("ours.ts")
+      return own ? [state!] : []
+    } catch {
+      return [] // ended since the folder was read
+    }
+  })
+}
+
+/** The same, once all are stopped, or after two seconds: a process takes a signal when it next has a core. */
+async function settledStates(): Promise<string[]> {
+  for (let i = 0; i < 100 && states().some((state) => state !== "T"); i++) await setTimeout(20)
+  return states()
 }
 
 test.serial("a player answers from a process of its own, which is stopped while it is not asked", async (t) => {
@@ -27,11 +43,7 @@ test.serial("a player answers from a process of its own, which is stopped while 
     t.true((await player.seconds(task)) > 0)
   t.true((await player.readBandwidth()) > 1e8)
   t.true((await player.bytesPerToken({ kind: "decode", tokens: 3, batch: 1 })) > 1e6)
-  if (process.platform === "linux")
-    t.deepEqual(
-      states().map(([first]) => first),
-      ["T"],
-    )
+  if (process.platform === "linux") t.deepEqual(await settledStates(), ["T"])
   await using model = await load("demo", { device: "cpu" })
   using session = model.session()
   const ids: number[] = []

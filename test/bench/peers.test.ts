@@ -45,6 +45,19 @@ test("a task that has taken its time is left out of later rounds, after one at l
   for (const { seconds } of lines) t.is(seconds.length, 1)
 })
 
+test.serial("a task is done as often as its time allows: one round more would pass it", async (t) => {
+  const { now } = performance
+  t.teardown(() => Object.assign(performance, { now }))
+  let clock = 0
+  const slow = { ...player("selscan", 1, []), seconds: async () => (clock += 10e3) }
+  const rounds = async (most: number) => {
+    const { lines } = await match([slow] as never, setting, { ...plan, tasks: tasks.slice(0, 1), repeats: 40, most })
+    return lines[0]!.seconds.length
+  }
+  Object.assign(performance, { now: () => clock })
+  t.deepEqual([await rounds(9), await rounds(10), await rounds(29), await rounds(30)], [1, 1, 2, 3])
+})
+
 test("models whose logits are apart are not timed", async (t) => {
   const asked: string[] = []
   const [one, other] = [player("selscan", 1, asked), player(llama, 1, asked, [1, 2, 3, 4.2])]

@@ -1,8 +1,9 @@
 import test from "ava"
 import { randomModel } from "../../lib/generate/random-weights.ts"
-import { promptIds } from "../../lib/generate/side-by-side.ts"
+import { OwnPrograms, promptIds } from "../../lib/generate/side-by-side.ts"
 import { type SpeedSizes, sequencesOf, speed, stateBytes } from "../../lib/generate/speed.ts"
 import { allParameters } from "../../lib/layers/layer.ts"
+import { Store } from "../../lib/native.ts"
 import { device } from "../device.ts"
 import { type TinyKind, tinyModel } from "./tiny.ts"
 
@@ -24,7 +25,8 @@ for (const kind of kinds) {
     const sizes = { ...small, batch: 3 }
     const expected = await Promise.all([0, 1, 2].map((sequence) => alone(model, sequence, sizes)))
     t.not(JSON.stringify(expected[0]), JSON.stringify(expected[1]), "prompts that differ are written on differently")
-    using sequences = await sequencesOf(model, sizes)
+    await using programs = new OwnPrograms(model)
+    using sequences = await sequencesOf(model, sizes, programs)
     for (let round = 0; round < 2; round++) {
       await sequences.read(undefined)
       t.deepEqual(await sequences.write(undefined), expected)
@@ -35,7 +37,8 @@ for (const kind of kinds) {
 for (const kind of [...kinds, "megabyte"] as const) {
   test(`one sequence of a ${kind} is a session, and every number is one`, async (t) => {
     await using model = await tinyModel({ kind, sessions: 1 })
-    using sequences = await sequencesOf(model, small)
+    await using programs = new OwnPrograms(model)
+    using sequences = await sequencesOf(model, small, programs)
     await sequences.read(undefined)
     await using other = await tinyModel({ kind })
     t.deepEqual(await sequences.write(undefined), [await alone(other, 0, small)])
@@ -54,6 +57,31 @@ for (const kind of [...kinds, "megabyte"] as const) {
     t.is(result.bytes.state, stateBytes(model.kept, Math.ceil(small.prefill + small.decode / 2)))
   })
 }
+
+test("a program of several sequences is compiled once for all that take turns, and goes when it is disposed of", async (t) => {
+  await using model = await tinyModel({ sessions: 3 })
+  const compiled: string[] = []
+  const compile: Store["compile"] = (program, options) => {
+    compiled.push(program.name)
+    return Store.prototype.compile.call(model.store, program, options)
+  }
+  Object.assign(model.store, { compile })
+  const programs = new OwnPrograms(model)
+  for (const batch of [2, 3, 2, 3]) {
+    using sequences = await sequencesOf(model, { ...small, batch }, programs)
+    await sequences.read(undefined)
+    await sequences.write(undefined)
+  }
+  t.deepEqual(
+    compiled.filter((name) => name.startsWith("next")),
+    ["next of 2", "next of 3"],
+  )
+  const last = await programs.next(2)
+  await programs[Symbol.asyncDispose]()
+  await t.throwsAsync(last.profile(), { code: "DISPOSED" })
+  t.not(await programs.next(2), last)
+  await programs[Symbol.asyncDispose]()
+})
 
 test("a token of several sequences reads the weights once for all, and the stage over patches once for each patch", async (t) => {
   await using model = await tinyModel({ sessions: 2 })
