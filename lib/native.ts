@@ -306,7 +306,7 @@ export class Executable {
       return `${this.program.name}: steps hand an output on to an input, got ${output} for ${input}; both are named as in the program`
     })
     const ordered = this.#ordered(inputs, count)
-    const microseconds = Math.round(milliseconds * 1000)
+    const microseconds = Math.ceil(milliseconds * 1000) // a bound however small: 0 is none
     const results = await this.#abortable(signal, (handle, runId) =>
       addon().runSteps(handle, ordered, runId, count, from, to, ends, microseconds),
     )

@@ -119,7 +119,8 @@ export async function ourLogits({ network, store, shape }: Model, ids: readonly 
   const program = trace(
     "logits",
     (t) => {
-      const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype: shape.matrixDtype }
+      const { matrixDtype, int8 } = shape
+      const rows = { segments: t.input("segments", "i32", [1, 5]), matrixDtype, int8 }
       const x = network.forward(t.input("ids", "i32", [ids.length]), rows)
       return { logits: linear({ x, ...headOf(network, rows) }, { precision: t.precision, dtype: "f32" }).y }
     },

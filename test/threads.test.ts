@@ -2,29 +2,23 @@
  * The process's pool of threads as users meet it: how many there are, who shares them, and that they sleep. What the pool itself
  * promises is held by native/threads.cpp and native/cores.cpp.
  */
-import { spawnSync } from "node:child_process"
 import { setTimeout as delay } from "node:timers/promises"
-import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
 import test from "ava"
 import { devices, Store, setThreads } from "../lib/native.ts"
 import { chain } from "./native-border/programs.ts"
+import { printed } from "./printed.ts"
 
-const root = fileURLToPath(new URL("..", import.meta.url))
+const native = new URL("../lib/native.ts", import.meta.url)
 
 /** What a script prints as JSON, in a process that begins with SELSCAN_THREADS. */
-function printed(threads: string, script: string): unknown {
-  const code = `
-    import { devices, Store, setThreads } from "${root}lib/native.ts"
+const printedWith = (threads: string, script: string): unknown =>
+  printed(
+    `import { devices, Store, setThreads } from "${native}"
     const attempt = (fn) => { try { return fn() } catch ({ code, message }) { return { code, message } } }
-    ${script}`
-  const { stdout, stderr } = spawnSync(process.execPath, ["--import=tsx", "--input-type=module", "-e", code], {
-    env: { ...process.env, SELSCAN_THREADS: threads },
-    encoding: "utf8",
-  })
-  if (stdout === "") throw new Error(stderr)
-  return JSON.parse(stdout)
-}
+    ${script}`,
+    { SELSCAN_THREADS: threads },
+  )
 
 const cpu = () => devices().find(({ name }) => name === "cpu")!
 
@@ -32,7 +26,7 @@ test.serial("a process begins with SELSCAN_THREADS threads, and setThreads says 
   const script = `
     const [{ threads, description }] = devices()
     console.log(JSON.stringify([threads, description, await setThreads(2), await setThreads(0)]))`
-  const [threads, description, set, all] = printed("3", script) as [number, string, number, number]
+  const [threads, description, set, all] = printedWith("3", script) as [number, string, number, number]
   t.deepEqual([threads, set], [3, 2])
   t.regex(description, /, 3 threads of \d+ usable cores?\b.*, SELSCAN_THREADS=3$/)
   t.is(all, await setThreads(0), "0 takes all usable cores, whatever a process begins with")
@@ -41,13 +35,13 @@ test.serial("a process begins with SELSCAN_THREADS threads, and setThreads says 
 
 test("SELSCAN_THREADS that is no number of threads is refused in one sentence, where the cpu is opened", (t) => {
   for (const bad of ["", "two", "-1", "1025", "1.5"]) {
-    const error = printed(bad, `console.log(JSON.stringify(attempt(() => new Store("cpu"))))`)
+    const error = printedWith(bad, `console.log(JSON.stringify(attempt(() => new Store("cpu"))))`)
     t.deepEqual(error, {
       code: "BAD_OPTION",
       message: `SELSCAN_THREADS: a whole number from 0 to 1024 is expected, got ${bad}; unset it for all usable cores`,
     })
   }
-  t.like(printed("two", "console.log(JSON.stringify(devices()[0]))"), { name: "cpu", description: "not available" })
+  t.like(printedWith("two", "console.log(JSON.stringify(devices()[0]))"), { name: "cpu", description: "not available" })
 })
 
 test.serial("models of all threads of Node share the pool, and each gets its results", async (t) => {

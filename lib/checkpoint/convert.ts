@@ -14,7 +14,17 @@ import { type AnyConfig, type FileTensor, type Naming, namings, type Part } from
 import { type GgufMetadata, type GgufTensor, writeGguf } from "./gguf.ts"
 import { ggufMamba } from "./gguf-mamba.ts"
 import { ggufTokenizer } from "./gguf-tokenizer.ts"
-import { int8Entries, quantizationConfig, toQ8Blocks, wide } from "./int8.ts"
+import {
+  int8Entries,
+  int8InFile,
+  int8Names,
+  matrixDtypeOf,
+  otherMatrices,
+  quantizationConfig,
+  toQ8Blocks,
+  type WideSource,
+  wide,
+} from "./int8.ts"
 import { checkTensors } from "./names.ts"
 import { copyTokenizer, publishFile, publishFolder } from "./publish.ts"
 import { type TensorEntry, writeSafetensors } from "./safetensors-writer.ts"
@@ -51,6 +61,7 @@ export interface ConvertOptions {
 export interface Converted {
   readonly out: string
   readonly to: ConvertForm
+  /** Of the matrices that are not in 8 bits; bf16 where all are. */
   readonly dtype: "f32" | "bf16" | "f16"
   /** Whether matrices are in 8 bits. */
   readonly int8: boolean
@@ -80,8 +91,11 @@ export async function convert(folder: string, out: string, options: ConvertOptio
   const found = familyOfTensors({ config, family }, source.tensors, source.path)
   const tensors = await checkTensors(source, tensorsOf(found, config), found)
   const elements = new Elements(source, tensors)
-  const asFile = options.dtype === undefined && source.int8.size > 0
-  const weights = new Weights(config, elements, { ...options, weights: asFile ? "int8" : options.weights }, out)
+  const parameters = allParameters(familyOf(config, "selscan").network(config))
+  const asFile = options.dtype === undefined ? int8InFile(source, tensors, parameters) : new Set<string>()
+  const eights = options.weights === "int8" ? int8Names(parameters) : asFile
+  const dtype = options.dtype ?? dtypeOfFile(source, tensors, parameters, eights)
+  const weights = new Weights({ config, parameters, eights, dtype }, elements, options, out)
   const force = options.force === true
   if (to === "gguf") {
     const name = options.modelName ?? basename(resolve(folder))
@@ -145,6 +159,22 @@ async function writeFolder(folder: string, staged: string, to: Naming, weights: 
 /** What both kinds of files can have. */
 type PlainTensor = TensorEntry & { readonly dtype: "F32" | "F16" | "BF16" }
 
+/** A model, and the names of its parameters that are written in 8 bits. */
+interface Converting {
+  readonly config: AnyConfig
+  readonly parameters: ReadonlyMap<string, Parameter>
+  readonly eights: ReadonlySet<string>
+  /** Of its other matrices. */
+  readonly dtype: keyof typeof fileDtype
+}
+
+/** bf16 where load() has the other matrices so, f16 where the file has all of them so. */
+function dtypeOfFile(source: WideSource, ...model: Parameters<typeof otherMatrices>): keyof typeof fileDtype {
+  if (matrixDtypeOf(source, ...model) === "bf16") return "bf16"
+  const half = ({ fileName }: FileTensor) => source.tensors.get(fileName)!.dtype === "F16"
+  return otherMatrices(...model).every(half) ? "f16" : "f32"
+}
+
 /** The tensors of the new files, read from the old ones when their turn comes. */
 class Weights {
   readonly config: AnyConfig
@@ -152,20 +182,27 @@ class Weights {
   readonly int8: boolean
   readonly #elements: Elements
   readonly #parameters: ReadonlyMap<string, Parameter>
+  readonly #eights: ReadonlySet<string>
   readonly #options: ConvertOptions
   readonly #out: string
   #tensors = 0
   #total = 0
   #done = 0
 
-  constructor(config: AnyConfig, elements: Elements, options: ConvertOptions, out: string) {
+  constructor(
+    { config, parameters, eights, dtype }: Converting,
+    elements: Elements,
+    options: ConvertOptions,
+    out: string,
+  ) {
     this.config = config
     this.#elements = elements
-    this.#parameters = allParameters(familyOf(config, "selscan").network(config))
+    this.#parameters = parameters
+    this.#eights = eights
     this.#options = options
     this.#out = out
-    this.int8 = options.weights === "int8"
-    this.dtype = options.dtype ?? this.#dtypeOfFile()
+    this.int8 = eights.size > 0
+    this.dtype = dtype
   }
 
   /** What has been planned and written. */
@@ -192,13 +229,13 @@ class Weights {
   }
 
   #inInt8({ parts }: FileTensor): boolean {
-    return this.int8 && parts.every(({ name }) => this.#parameters.get(name)!.int8)
+    return parts.every(({ name }) => this.#eights.has(name))
   }
 
   gguf(): GgufTensor[] {
     return ggufMamba(this.config).parts.map(({ name: fileName, shape, parameter = "", matrix, change }) => {
       const tensor = { fileName, shape, parts: [{ name: parameter, row: 0, fileRow: 0, rows: shape[0]! }] }
-      const eight = this.int8 && this.#parameters.get(parameter)?.int8 === true && shape[1]! % groupSize === 0
+      const eight = this.#eights.has(parameter) && shape[1]! % groupSize === 0
       return eight ? this.#q8(tensor) : this.#entry(tensor, matrix, change)
     })
   }
@@ -266,14 +303,5 @@ class Weights {
       return this.#wrote(bytes)
     }
     return { name, dtype, shape, data: () => filePieces(tensor, dtypeSize[dtype], read) }
-  }
-
-  #dtypeOfFile(): keyof typeof fileDtype {
-    const matrices = [...this.#parameters].filter(([, { matrix }]) => matrix).map(([name]) => name)
-    // Those of 8 bits are seen as f32 and say nothing of the others.
-    const others = matrices.filter((name) => !this.int8 || this.#parameters.get(name)!.int8 !== true)
-    const stored = new Set((others.length > 0 ? others : matrices).flatMap((name) => this.#elements.dtypes(name)))
-    const [only] = stored
-    return stored.size > 1 ? "f32" : only === "BF16" ? "bf16" : only === "F16" ? "f16" : "f32"
   }
 }

@@ -34,11 +34,6 @@ export class Elements {
     for (const runs of this.#runs.values()) runs.sort((a, b) => a.at - b.at)
   }
 
-  /** Dtypes that a parameter is stored in; more than one where several tensors make it up. */
-  dtypes(name: string): readonly TensorDtype[] {
-    return [...new Set(this.#of(name).map(({ dtype }) => dtype))]
-  }
-
   /**
    * `count` elements of a parameter from element `at` on, as f32.
    * @throws SelscanError NOT_FINITE for a NaN or an infinity, else as the file's `readInto`

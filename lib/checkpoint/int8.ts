@@ -1,7 +1,7 @@
 /**
  * Weights in 8 bits: whole numbers q in [−127, 127] and, for every 32 of a row, a scale s in bf16, so that w ≈ q·s and |w − q·s| ≤ s/2.
  *
- * s is the bf16 nearest to max|w|/127, at least 2⁻¹²⁶. That rounding moves max|w|/s off 127 by less than 2⁻⁸ of it, a quarter, so that q = 127
+ * s is the bf16 nearest to max|w|/127, at least 2⁻¹²⁶. That rounding moves max|w|/s off 127 by at most 2⁻⁸ of it, less than a half, so that q = 127
  * there and nothing is cut off; and rounding the numbers q·s once more gives the same q and s.
  *
  * Files have them as compressed-tensors of Hugging Face does: `x.weight` of I8 and `x.weight_scale` (rows, groups) beside it, and a
@@ -10,7 +10,7 @@
  * @see https://github.com/vllm-project/compressed-tensors
  */
 import { expect } from "../errors.ts"
-import { scaleName, scaleShape } from "../layers/layer.ts"
+import { type Parameter, scaleName, scaleShape } from "../layers/layer.ts"
 import { groupSize, groupsOf } from "../ops/linear.ts"
 import type { Fields } from "./config-fields.ts"
 import { dtypeSize, toF32 } from "./dtypes.ts"
@@ -150,6 +150,47 @@ export interface WideSource extends TensorSource {
   readonly int8: ReadonlySet<string>
 }
 
+type Parameters = ReadonlyMap<string, Parameter>
+
+/** Names of the parameters that can be kept in 8 bits. */
+export const int8Names = (parameters: Parameters): Set<string> =>
+  new Set([...parameters].flatMap(([name, { int8 }]) => (int8 === true ? [name] : [])))
+
+/** Those that the file has so: every tensor with rows of theirs is in 8 bits. */
+export function int8InFile(file: WideSource, tensors: readonly FileTensor[], parameters: Parameters): Set<string> {
+  const kept = int8Names(parameters)
+  for (const { fileName, parts } of tensors) {
+    if (!file.int8.has(fileName)) for (const { name } of parts) kept.delete(name)
+  }
+  return kept
+}
+
+/** Tensors of matrices that stay as they are where only the parameters of `kept` are in 8 bits. */
+export const otherMatrices = (
+  tensors: readonly FileTensor[],
+  parameters: Parameters,
+  kept: ReadonlySet<string>,
+): FileTensor[] =>
+  tensors.filter(
+    ({ parts }) => parts.some(({ name }) => parameters.get(name)!.matrix) && !parts.every(({ name }) => kept.has(name)),
+  )
+
+/**
+ * What those are in memory: bf16 where all of the file's are, or are in 8 bits. A file that has the same in 8 bits already says the same of
+ * the others, so that no model changes by being written.
+ */
+export function matrixDtypeOf(
+  file: WideSource,
+  tensors: readonly FileTensor[],
+  parameters: Parameters,
+  kept: ReadonlySet<string>,
+): "f32" | "bf16" {
+  const halves = ({ fileName }: FileTensor) => {
+    return file.int8.has(fileName) || file.tensors.get(fileName)!.dtype === "BF16"
+  }
+  return otherMatrices(tensors, parameters, kept).every(halves) ? "bf16" : "f32"
+}
+
 const scaleDtypes: readonly string[] = ["BF16", "F16", "F32"]
 
 /**
@@ -217,7 +258,9 @@ class Widened implements WideSource {
   }
 
   same(name: string, other: string): boolean {
-    return this.#source.same?.(name, other) === true && this.int8.has(name) === this.int8.has(other)
+    const one = (a: string, b: string) => this.#source.same?.(a, b) === true
+    if (!one(name, other) || this.int8.has(name) !== this.int8.has(other)) return false
+    return !this.int8.has(name) || one(scaleName(name), scaleName(other))
   }
 
   close(): Promise<void> {

@@ -1,7 +1,8 @@
 /**
  * What `selscan info` says of a model and of the Hub's cache: read from files, without the addon.
  */
-import { familyOfTensors, readConfig } from "../checkpoint/families.ts"
+import { familyOfTensors, readConfig, tensorsOf } from "../checkpoint/families.ts"
+import { int8InFile, matrixDtypeOf, wide } from "../checkpoint/int8.ts"
 import { openWeights } from "../checkpoint/shards.ts"
 import { Kept } from "../generate/kept.ts"
 import { modelFolder } from "../generate/load.ts"
@@ -29,7 +30,7 @@ export interface ModelFacts {
   readonly vocab: number
   /** Tokens that a session can hold; absent where there is no limit. */
   readonly contextMax?: number
-  /** Of a session that holds so many tokens, or more than any window. */
+  /** Of a session on the cpu that holds so many tokens, or more than any window. */
   readonly stateBytes: number
 }
 
@@ -41,8 +42,12 @@ export async function modelFacts(name: string): Promise<ModelFacts> {
   const folder = await modelFolder(name, { offline: true })
   const read = await readConfig(folder)
   await using source = await openWeights(folder)
-  const family = familyOfTensors(read, source.tensors, source.path)
+  const file = wide(source, read.int8)
+  const family = familyOfTensors(read, file.tensors, file.path)
   const network = family.network(read.config)
+  const parameters = allParameters(network)
+  const held = tensorsOf(family, read.config).filter(({ fileName }) => file.tensors.has(fileName))
+  const matrixDtype = matrixDtypeOf(file, held, parameters, int8InFile(file, held, parameters))
   const codec = await readTokenizer(folder)
   const tensors = [...source.tensors.values()]
   const dtypes = [...new Set(tensors.map(({ dtype }) => dtype))].sort()
@@ -52,14 +57,14 @@ export async function modelFacts(name: string): Promise<ModelFacts> {
     family: family.name,
     naming: family.naming,
     configFile: family.configFile,
-    parameters: sum([...allParameters(network).values()].map(({ shape }) => shape.reduce((a, b) => a * b, 1))),
+    parameters: sum([...parameters.values()].map(({ shape }) => shape.reduce((a, b) => a * b, 1))),
     dtypes,
     weightBytes: sum(tensors.map(({ sizeBytes }) => sizeBytes)),
     text: codec ? "tokenizer.json" : vocab === 256 ? "bytes" : "none",
     chat: codec?.chat !== undefined,
     vocab,
     ...(contextMax !== undefined && { contextMax }),
-    stateBytes: stateOf(network, dtypes.includes("BF16") ? "bf16" : "f32"),
+    stateBytes: stateOf(network, matrixDtype),
   }
 }
 

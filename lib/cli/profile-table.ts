@@ -12,9 +12,15 @@ export interface ProfiledSizes {
 /** Lines that are shorter than this share of their part are summed up. */
 const least = 0.002
 
-const limitWords: Readonly<Record<LimitName, string>> = { memory: "memory", f32: "f32 products", bf16: "bf16 products" }
+const limitWords: Readonly<Record<LimitName, string>> = {
+  memory: "memory",
+  f32: "f32 products",
+  bf16: "bf16 products",
+  int8: "int8 products",
+}
 
 export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt, decode }: Profile): string[] {
+  const eights = limits.int8 === undefined ? "" : `, ${number(limits.int8 / 1e9)} in int8`
   const several = batch === 1 ? "" : ` of each of ${batch} sequences`
   return [
     "",
@@ -22,7 +28,7 @@ export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt
     "",
     ...partLines(`one token${several}`, decode),
     "",
-    `limits of this run: ${number(limits.memory / 1e9)} GB/s read, ${number(limits.f32 / 1e9)} GFLOP/s in f32, ${number(limits.bf16 / 1e9)} in bf16`,
+    `limits of this run: ${number(limits.memory / 1e9)} GB/s read, ${number(limits.f32 / 1e9)} GFLOP/s in f32, ${number(limits.bf16 / 1e9)} in bf16${eights}`,
     "of the limit: the nearer one's share; over 100% of memory where tensors stay in a cache",
   ]
 }

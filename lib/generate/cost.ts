@@ -27,16 +27,17 @@ export const nodeCost = (node: Node, used: ReadonlySet<Value>, place: Place): Co
   operations: nodeOperations(node, place),
 })
 
-/** The input of which an op reads some rows, those that it is told. */
-const lookups: Readonly<Record<string, string>> = { embedding: "weight", gatherRows: "x" }
+/** The inputs of which an op reads some rows, those that it is told: one for each that it gives. */
+const lookups: Readonly<Record<string, readonly string[]>> = { embedding: ["weight", "scales"], gatherRows: ["x"] }
 
 const sizeOf = (value: Value) => value.elements * dtypeSizeBytes[value.dtype]
 
 /** Every tensor once; of states the slots of the sequences, which are read, unless they begin, and written; of rings what is seen. */
 function nodeBytes({ op, inputs, outputs }: Node, used: ReadonlySet<Value>, place: Place): number {
   const written = sum(Object.values(outputs).flatMap((value) => (used.has(value) ? [sizeOf(value)] : [])))
+  const rows = Object.values(outputs)[0]?.shape[0] ?? 0
   const read = Object.entries(inputs).map(([key, value]) => {
-    if (lookups[op.name] === key) return Math.min(written, sizeOf(value))
+    if (lookups[op.name]?.includes(key)) return Math.min(1, rows / value.shape[0]!) * sizeOf(value)
     if (value.storage === "ring") return place.sequences * (place.rings.get(value.name) ?? 0)
     if (value.storage !== "state") return sizeOf(value)
     const times = place.position("segments") === 0 ? 1 : 2

@@ -5,6 +5,7 @@ import { f32ToBf16 } from "../checkpoint/halves.ts"
 import { expect } from "../errors.ts"
 import { trace } from "../graph/program.ts"
 import type { Precision } from "../graph/trace.ts"
+import { scaleName, scaleShape } from "../layers/layer.ts"
 import { Random } from "../layers/random.ts"
 import { activationsOn, type Executable, type HostArray, type Store } from "../native.ts"
 import { linear } from "../ops/linear.ts"
@@ -65,20 +66,26 @@ export type ProductSize = readonly [rows: number, inner: number, out: number]
 export const defaultProduct = (device: string): ProductSize =>
   device.startsWith("cuda") ? [4096, 4096, 8192] : [512, 1024, 4096]
 
+/** What products are made of: numbers of a precision, or a weight in 8 bits, which has the same products in every precision. */
+export type ProductKind = Precision | "int8"
+
 /** A large linear, timed inside its kernel: no node of a model has products that are faster. */
-export async function productProbe(store: Store, precision: Precision, size: ProductSize): Promise<Probe> {
+export async function productProbe(store: Store, kind: ProductKind, size: ProductSize): Promise<Probe> {
   const [rows, inner, out] = size
-  const x = { name: `x ${precision}`, dtype: activationsOn(store.device, precision), shape: [rows, inner] } as const
-  const weight = { name: `weight ${precision}`, dtype: precision, shape: [out, inner] } as const
-  const program = trace(`product ${precision}`, (t) => {
+  const [dtype, precision] = kind === "int8" ? (["i8", "f32"] as const) : [kind, kind]
+  const x = { name: `x ${kind}`, dtype: activationsOn(store.device, precision), shape: [rows, inner] } as const
+  const weight = { name: `weight ${kind}`, dtype, shape: [out, inner] } as const
+  const scales = { name: scaleName(weight.name), dtype: "bf16", shape: scaleShape(weight.shape) } as const
+  const program = trace(`product ${kind}`, (t) => {
     const inputs = {
       x: t.training(x.name, x.dtype, x.shape),
       weight: t.weight(weight.name, weight.dtype, weight.shape),
+      ...(kind === "int8" && { scales: t.weight(scales.name, scales.dtype, scales.shape) }),
     }
     return { y: sum({ x: linear(inputs, { precision, dtype: "f32" }).y }).y } // one number comes back, not the product
   })
-  for (const [kind, slot] of [["training", x] as const, ["weight", weight] as const])
-    await store.upload(kind, slot, noise(slot.dtype, slot.shape[0]! * slot.shape[1]!))
+  for (const slot of kind === "int8" ? [x, weight, scales] : [x, weight])
+    await store.upload(slot === x ? "training" : "weight", slot, noise(slot.dtype, slot.shape[0]! * slot.shape[1]!))
   const executable = await store.compile(program, { profile: true })
   const amount = 2 * rows * inner * out
   return { amount, run: async (signal) => amount / (await linearSeconds(executable, signal)) }
@@ -95,15 +102,18 @@ async function linearSeconds(executable: Executable, signal: AbortSignal | undef
 /** Elements that are drawn; larger tensors hold them over and over. */
 const drawn = 1 << 16
 
-/** Numbers of either sign between a half and one: no zeros or subnormals, which some processors take longer or shorter for. */
-function noise(dtype: Precision, count: number): HostArray {
+/** Numbers of either sign between a half and one, whole ones of i8 up to 127: no zeros or subnormals, which some processors take longer for. */
+function noise(dtype: Precision | "i8", count: number): HostArray {
   const random = new Random(1)
   const floats = Float32Array.from({ length: Math.min(drawn, count) }, () => {
     const value = random.uniform()
     return value < 0.5 ? value - 1 : value
   })
-  const few = dtype === "bf16" ? f32ToBf16(floats) : floats
-  const all = dtype === "bf16" ? new Uint16Array(count) : new Float32Array(count)
+  const [few, all] = {
+    f32: () => [floats, new Float32Array(count)] as const,
+    bf16: () => [f32ToBf16(floats), new Uint16Array(count)] as const,
+    i8: () => [Int8Array.from(floats, (value) => Math.round(127 * value)), new Int8Array(count)] as const,
+  }[dtype]()
   for (let at = 0; at < count; at += few.length) all.set(few.subarray(0, count - at), at)
   return all
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url"
 import { fromF32 } from "../checkpoint/dtypes.ts"
 import { familyOfTensors, type ReadConfig, readConfig, tensorsOf } from "../checkpoint/families.ts"
 import type { FileTensor } from "../checkpoint/family.ts"
-import { scalesOf, toInt8, type WideSource, wide } from "../checkpoint/int8.ts"
+import { int8InFile, int8Names, matrixDtypeOf, scalesOf, toInt8, type WideSource, wide } from "../checkpoint/int8.ts"
 import { checkTensors } from "../checkpoint/names.ts"
 import { openWeights, type TensorSource } from "../checkpoint/shards.ts"
 import { type Piece, readPieces } from "../checkpoint/weights.ts"
@@ -74,7 +74,8 @@ function orFolder(error: SelscanError): SelscanError {
  * are then in bf16 unless `precision` says f32; f16 is widened to f32. Everything else is f32.
  *
  * Matrices that a file has in 8 bits (compressed-tensors, int-quantized, symmetric groups of 32, as `selscan convert --weights int8` writes) stay
- * so on the cpu, and become bf16 on cuda. With `weights: "int8"` those of any file are rounded to 8 bits as they are read.
+ * so on the cpu; on cuda they become bf16, or f32 where another matrix of the file is no bf16. With
+ * `weights: "int8"` those of any file are rounded to 8 bits as they are read.
  *
  * @throws NO_DEVICE, NOT_FOUND, BAD_FILE, BAD_CHECKPOINT (missing or unexpected tensors, shapes, a model that is not supported),
  * BAD_TOKENIZER (a malformed one, or one with more ids than the model), NOT_FINITE (weights with NaN or infinity), and what `download` throws
@@ -130,8 +131,9 @@ export async function loadWeights(
   const tensors = await checkTensors(file, tensorsOf(family, config), family)
   const network = family.network(config)
   const parameters = allParameters(network)
-  const int8 = device === "cpu" ? keptInt8(file, tensors, parameters, weights === "int8") : undefined
-  const model = new Model(network, matrixDtype(file, tensors, parameters), rest, int8)
+  const eights = weights === "int8" ? int8Names(parameters) : int8InFile(file, tensors, parameters)
+  const matrixDtype = matrixDtypeOf(file, tensors, parameters, eights)
+  const model = new Model(network, matrixDtype, rest, device === "cpu" ? eights : undefined)
   try {
     await upload(model, file, tensors, parameters)
   } catch (error) {
@@ -149,37 +151,6 @@ export function checkWeights(weights: string | undefined, device: string): void 
   expect(weights === undefined || device === "cpu", "BAD_OPTION", () => {
     return `load: weights int8 is for the cpu, got device ${device}; leave it out, or ask for the device cpu`
   })
-}
-
-/** Names of the parameters that can be kept in 8 bits. */
-export const int8Names = (parameters: ReadonlyMap<string, Parameter>): Set<string> =>
-  new Set([...parameters].flatMap(([name, { int8 }]) => (int8 === true ? [name] : [])))
-
-/** Names of the parameters to keep in 8 bits: `all` that can be, or those that the file has so. */
-function keptInt8(
-  { int8 }: WideSource,
-  tensors: readonly FileTensor[],
-  parameters: ReadonlyMap<string, Parameter>,
-  all: boolean,
-): ReadonlySet<string> {
-  const kept = int8Names(parameters)
-  for (const { fileName, parts } of tensors) {
-    if (!all && !int8.has(fileName)) for (const { name } of parts) kept.delete(name)
-  }
-  return kept
-}
-
-/** bf16 where every matrix of the file is, those of 8 bits apart. */
-function matrixDtype(
-  source: WideSource,
-  tensors: readonly FileTensor[],
-  parameters: ReadonlyMap<string, Parameter>,
-): "f32" | "bf16" {
-  const matrices = tensors.filter(({ parts }) => parts.some(({ name }) => parameters.get(name)!.matrix))
-  const halves = ({ fileName }: FileTensor) => {
-    return source.int8.has(fileName) || source.tensors.get(fileName)!.dtype === "BF16"
-  }
-  return matrices.every(halves) ? "bf16" : "f32"
 }
 
 async function upload(

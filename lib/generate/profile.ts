@@ -3,7 +3,6 @@
  */
 import { checkOptions, expect } from "../errors.ts"
 import type { Program } from "../graph/program.ts"
-import type { Precision } from "../graph/trace.ts"
 import { dtypeSizeBytes, type Node } from "../graph/value.ts"
 import { type Executable, Store } from "../native.ts"
 import { nodeCost, type Place } from "./cost.ts"
@@ -11,6 +10,7 @@ import {
   defaultBlockBytes,
   defaultProduct,
   type Probe,
+  type ProductKind,
   type ProductSize,
   productProbe,
   readingProbe,
@@ -39,8 +39,11 @@ export interface ProfileOptions {
   readonly onProgress?: (done: number, all: number) => void
 }
 
-/** What a limit is of: reading memory, or multiplications and additions in a precision. */
-export type LimitName = "memory" | Precision
+/** What a limit is of: reading memory, or multiplications and additions in a precision or with a weight in 8 bits. */
+export type LimitName = "memory" | ProductKind
+
+/** Bytes, or operations, per second; of 8 bits where the model has such weights. */
+export type Limits = Readonly<Record<Exclude<LimitName, "int8">, number> & { int8?: number }>
 
 /** The nodes of one kind, all that they do for a prompt, or for a token of every sequence. */
 export interface ProfileLine {
@@ -68,8 +71,8 @@ export interface PartProfile {
 }
 
 export interface Profile {
-  /** Bytes, and operations of each precision, per second: measured in the same run. */
-  readonly limits: Readonly<Record<LimitName, number>>
+  /** Measured in the same run. */
+  readonly limits: Limits
   /** The whole prompt of every sequence. */
   readonly prompt: PartProfile
   /** One token of every sequence. */
@@ -80,7 +83,8 @@ const optionNames = ["prefill", "decode", "batch", "repeats", "blockBytes", "pro
 
 /**
  * Measures each node of a prompt and of decoding, and the limits between them. Programs are compiled anew, since a GPU times nodes in
- * programs of their own alone, which makes its wall times longer.
+ * programs of their own alone, which makes its wall times longer; and tokens are written without bursts, so that of a small model one
+ * takes longer than speed() says.
  * @throws as speed()
  * @example
  * const { decode } = await profile(await load("demo"))
@@ -98,11 +102,12 @@ export async function profile(model: Model, options: ProfileOptions = {}): Promi
     memory: await readingProbe(store, blockBytes, signal),
     f32: await productProbe(store, "f32", product),
     bf16: await productProbe(store, "bf16", product),
+    ...(model.int8.size > 0 && { int8: await productProbe(store, "int8", product) }),
   }
   await using programs = new ProfiledPrograms(model)
   using sequences = await Sequences.open(model, sizes, programs)
   const [prompt, next] = [new Part(model, 1, 1), new Part(model, batch, decode)]
-  const measured: Record<LimitName, number[]> = { memory: [], f32: [], bf16: [] }
+  const measured: Record<LimitName, number[]> = { memory: [], f32: [], bf16: [], int8: [] }
   for (let round = 0; round <= repeats; round++) {
     const kept = round > 0 // in the first programs are compiled, weights prepared, pages touched
     await prompt.measure(programs, () => sequences.read(signal), kept)
@@ -117,6 +122,7 @@ export async function profile(model: Model, options: ProfileOptions = {}): Promi
     memory: spread(measured.memory).median,
     f32: spread(measured.f32).median,
     bf16: spread(measured.bf16).median,
+    ...(probes.int8 && { int8: spread(measured.int8).median }),
   }
   return { limits, prompt: prompt.result(limits), decode: next.result(limits) }
 }
@@ -194,7 +200,7 @@ class ProfiledPrograms implements Programs {
 interface Kind {
   readonly op: string
   readonly of: string | undefined
-  readonly precision: Precision
+  readonly products: ProductKind
   nodes: number
   bytes: number
   operations: number
@@ -243,8 +249,8 @@ class Part {
     const key = `${node.op.name} ${matrix}`
     let kind = this.#kinds.get(key)
     if (kind === undefined) {
-      const precision = node.attrs.precision === "bf16" ? "bf16" : "f32"
-      kind = { op: node.op.name, of: matrix, precision, nodes: 0, bytes: 0, operations: 0, seconds: [] }
+      const products = weight?.dtype === "i8" ? "int8" : node.attrs.precision === "bf16" ? "bf16" : "f32"
+      kind = { op: node.op.name, of: matrix, products, nodes: 0, bytes: 0, operations: 0, seconds: [] }
       this.#kinds.set(key, kind)
     }
     return kind
@@ -271,15 +277,15 @@ class Part {
     }
   }
 
-  result(limits: Profile["limits"]): PartProfile {
+  result(limits: Limits): PartProfile {
     const kinds = [...this.#kinds.values()]
     const medians = new Map(kinds.map((kind) => [kind, spread(kind.seconds).median]))
     const all = [...medians.values()].reduce((sum, seconds) => sum + seconds, 0)
     const lines = kinds.map((kind): ProfileLine => {
-      const { op, of, precision, nodes, bytes, operations } = kind
+      const { op, of, products, nodes, bytes, operations } = kind
       const seconds = medians.get(kind)!
-      const [moving, computing] = [bytes / limits.memory, operations / limits[precision]]
-      const limit = computing > moving ? precision : "memory"
+      const [moving, computing] = [bytes / limits.memory, operations / limits[products]!]
+      const limit = computing > moving ? products : "memory"
       const ofLimit = seconds > 0 ? Math.max(moving, computing) / seconds : 0
       const share = all > 0 ? seconds / all : 0
       return { op, ...(of && { of }), nodes, seconds: spread(kind.seconds), share, bytes, operations, limit, ofLimit }

@@ -2,14 +2,14 @@
  * A model of a published size without its weights: what it computes means nothing, what it costs is right.
  */
 import { f32ToBf16 } from "../checkpoint/halves.ts"
-import { toInt8 } from "../checkpoint/int8.ts"
+import { int8Names, toInt8 } from "../checkpoint/int8.ts"
 import { expect } from "../errors.ts"
 import { allParameters, type Parameter, scaleName, scaleShape } from "../layers/layer.ts"
 import { Random } from "../layers/random.ts"
 import { PatternModel } from "../models/pattern-model.ts"
 import { modelPreset } from "../models/presets.ts"
 import { resolveDevice, type Store } from "../native.ts"
-import { checkWeights, int8Names, type LoadOptions } from "./load.ts"
+import { checkWeights, type LoadOptions } from "./load.ts"
 import { Model, type ModelOptions } from "./model.ts"
 
 /** Elements of the noise that fills large matrices over and over: drawing each would take longer than measuring. */

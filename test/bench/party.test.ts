@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url"
 import test from "ava"
 import { Player, promptOf, type Settings } from "../../bench/peers/party.ts"
 import { load } from "../../lib/generate/load.ts"
+import { ourLogits } from "../../scripts/llama.ts"
 
 const demo = fileURLToPath(new URL("../../models/demo", import.meta.url))
 const settings: Settings = {
@@ -51,6 +52,16 @@ test.serial("a player answers from a process of its own, which is stopped while 
   const logits = await player.logits(promptOf(0, 24, 256))
   t.is(logits.length, 256)
   t.is(logits.indexOf(Math.max(...logits)), ids[0]!, "the same model, the same prompt")
+})
+
+test.serial("a player whose weights are in 8 bits has the logits of that very model", async (t) => {
+  const player = await Player.start("ours", "ours.ts", { ...settings, load: { weights: "int8" } })
+  t.teardown(() => player.end())
+  const logits = await player.logits(promptOf(0, 24, 256))
+  await using model = await load("demo", { device: "cpu", weights: "int8" })
+  t.deepEqual(logits, [...(await ourLogits(model, promptOf(0, 24, 256))).subarray(-256)])
+  await using plain = await load("demo", { device: "cpu" })
+  t.notDeepEqual(logits, [...(await ourLogits(plain, promptOf(0, 24, 256))).subarray(-256)])
 })
 
 test.serial("what goes wrong in a player's process is an error of its own name", async (t) => {

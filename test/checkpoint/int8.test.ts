@@ -9,6 +9,7 @@ import { bf16ToF32, f16ToF32 } from "../../lib/checkpoint/halves.ts"
 import { fromInt8, scalesOf, toInt8, wide } from "../../lib/checkpoint/int8.ts"
 import { openSafetensors, type TensorEntry, writeSafetensors } from "../../lib/checkpoint/safetensors.ts"
 import { openWeights } from "../../lib/checkpoint/shards.ts"
+import { load } from "../../lib/generate/load.ts"
 import { random } from "../ops/spec.ts"
 import { temporaryFolder } from "./helpers.ts"
 import { mamba, writeModel } from "./model-folder.ts"
@@ -109,6 +110,8 @@ test("a folder in 8 bits is converted to another with the same bits, and to othe
   await shown.readInto(inProj, got)
   t.deepEqual(got, new Uint8Array(await plain.read(inProj)))
   t.deepEqual(toInt8(toF32("F32", got), 32).q, new Int8Array((await first.read(inProj)).slice().buffer))
+  await using model = await load(floats, { device: "cpu" })
+  t.deepEqual([model.int8.size, model.matrixDtype], [0, "f32"], "nothing of 8 bits stays behind")
 })
 
 test("in GGUF they are blocks of Q8_0", async (t) => {
@@ -143,6 +146,57 @@ async function spoilt(change: (entries: Map<string, TensorEntry>) => void): Prom
   await writeSafetensors(join(out, "model.safetensors"), [...entries.values()])
   return out
 }
+
+test("what a file in 8 bits has left wide stays so: loaded, saved, converted and in GGUF", async (t) => {
+  const name = "backbone.embedding.weight"
+  await using plain = await openSafetensors(join(source, "model.safetensors"))
+  const { dtype, shape } = plain.tensors.get(name)!
+  const data = new Uint8Array(await plain.read(name))
+  const partial = await spoilt((all) => {
+    all.set(name, { name, dtype, shape, data })
+    all.delete(`${name}_scale`)
+  })
+  const [converted, saved, gguf] = [newPlace(), newPlace(), newPlace("model.gguf")]
+  t.like(await convert(partial, converted, { to: "transformers" }), { int8: true, dtype: "bf16" })
+  await using model = await load(partial, { device: "cpu" })
+  t.true(model.int8.has(inProj) && !model.int8.has(name))
+  await model.save(saved)
+  for (const [path, embedding] of [
+    [converted, "backbone.embeddings.weight"],
+    [saved, name],
+  ] as const) {
+    await using file = await openSafetensors(join(path, "model.safetensors"))
+    t.deepEqual(new Uint8Array(await file.read(embedding)), data)
+    t.is(file.tensors.get(inProj)?.dtype, "I8")
+    const { quantization_config: said } = JSON.parse(readFileSync(join(path, "config.json"), "utf8"))
+    t.true(said.ignore.includes(embedding.replace(".weight", "")))
+    await using again = await load(path, { device: "cpu" })
+    t.deepEqual(again.int8, model.int8)
+    t.is(await again.fingerprint(), await model.fingerprint())
+  }
+  t.like(await convert(partial, gguf), { int8: true, dtype: "bf16" })
+  t.true(readFileSync(gguf).includes(Buffer.from(data)), "as bf16 there too")
+  t.like(await convert(partial, newPlace(), { weights: "int8" }), { int8: true })
+})
+
+test("tensors are one where their scales are, too", (t) => {
+  const tensor = (name: string, dtype: "I8" | "BF16", shape: number[]) => ({ name, dtype, shape, sizeBytes: 0 })
+  const names = ["a", "b"]
+  const tensors = new Map(
+    names
+      .flatMap((name) => [tensor(name, "I8", [2, 32]), tensor(`${name}_scale`, "BF16", [2, 1])])
+      .map((one) => [one.name, one]),
+  )
+  const of = (shared: readonly string[]) => {
+    const readInto = async () => {}
+    const close = readInto
+    const same = (name: string) => shared.includes(name)
+    return wide({ path: "file", tensors, readInto, same, close, [Symbol.asyncDispose]: close }, true)
+  }
+  t.true(of(["a", "a_scale"]).same?.("a", "b"))
+  t.false(of(["a"]).same?.("a", "b"))
+  t.false(of([]).same?.("a", "b"))
+})
 
 const scales = `${inProj}_scale`
 const withScales = (dtype: "BF16" | "F16" | "F32" | "I32", shape: number[], value = 0.01) => {

@@ -74,6 +74,9 @@ test("bench --profile says of every op what it costs, as a table and as one obje
     /^ {2}linear \d+ × \d+ \w+ +\d+ +[\d.]+ +[\d.]+% +[█▉▊▋▌▍▎▏]* +[\d.]+ +[\d.]+ +\d+% of (memory|\w+ products)$/m
   t.regex(out, line)
   t.regex(out, /^limits of this run: [\d.]+ GB\/s read, [\d.]+ GFLOP\/s in f32, [\d.]+ in bf16$/m)
+  const { out: eights } = await selscan([...args, "--weights", "int8"])
+  t.regex(eights, /^ {2}linear \d+ × \d+ i8 .*% of (memory|int8 products)$/m)
+  t.regex(eights, /^limits of this run: .* in bf16, [\d.]+ in int8$/m)
   const { out: json } = await selscan([...args, "--batch", "2", "--json"])
   const { device, sizes, limits, prompt, decode } = JSON.parse(json)
   t.is(device, "cpu")

@@ -1,11 +1,13 @@
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import test from "ava"
+import { convert } from "../../lib/checkpoint/convert.ts"
 import { modelFacts } from "../../lib/cli/info-facts.ts"
 import { load } from "../../lib/generate/load.ts"
 import { allParameters } from "../../lib/layers/layer.ts"
 import { devices } from "../../lib/native.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
+import { tinyModel } from "../generate/tiny.ts"
 import { selscan } from "./run.ts"
 
 const folder = temporaryFolder()
@@ -73,6 +75,23 @@ for (const name of ["demo", "demo-samba"]) {
     // All of the snapshot but its header, of which the demos' are under a kilobyte or two.
     const { length } = await session.save()
     t.true(facts.stateBytes <= length && length <= facts.stateBytes + 8192, `${facts.stateBytes} of ${length}`)
+  })
+}
+
+for (const [kind, dtype] of [
+  ["samba", "f32"],
+  ["llama", "bf16"],
+] as const) {
+  test(`a session of a ${kind} in 8 bits has the size of its rings, in ${dtype} as the matrices beside them`, async (t) => {
+    const [wide, eight] = [join(folder, kind), join(folder, `${kind}-int8`)]
+    await using tiny = await tinyModel({ device: "cpu", kind, contextMax: 64 })
+    await tiny.save(wide, { dtype })
+    await convert(wide, eight, { weights: "int8" })
+    const facts = await modelFacts(eight)
+    t.true(facts.dtypes.includes("BF16"), "the scales are")
+    t.is(facts.stateBytes, (await modelFacts(wide)).stateBytes)
+    await using model = await load(eight, { device: "cpu" })
+    t.is(model.precision, dtype)
   })
 }
 

@@ -14,6 +14,7 @@ import { linear } from "../../lib/ops/linear.ts"
 import { linearCrossEntropy } from "../../lib/ops/linear-cross-entropy.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
 import { device } from "../device.ts"
+import { tinyModel } from "./tiny.ts"
 
 const folder = temporaryFolder()
 const cpu = { device: "cpu" } as const
@@ -58,6 +59,21 @@ for (const name of ["demo", "demo-samba"]) {
     t.not(await plain.fingerprint(), bits)
   })
 }
+
+test("a model of attention in f32 keeps its bits when all its matrices, now in 8 bits, are written", async (t) => {
+  const [floats, converted, saved] = ["llama", "llama-converted", "llama-saved"].map((name) => join(folder, name))
+  await using tiny = await tinyModel({ ...cpu, kind: "llama" })
+  await tiny.save(floats!)
+  await using model = await load(floats!, { ...cpu, weights: "int8" })
+  t.like(await convert(floats!, converted!, { weights: "int8" }), { int8: true, dtype: "bf16" })
+  await model.save(saved!)
+  for (const path of [converted!, saved!]) {
+    await using again = await load(path, cpu)
+    t.is(await again.fingerprint(), await model.fingerprint())
+    t.deepEqual([again.precision, again.matrixDtype], [model.precision, model.matrixDtype])
+    t.is(await again.bitsPerByte(text), await model.bitsPerByte(text))
+  }
+})
 
 test("a session goes on from a snapshot with the bits that it would have had", async (t) => {
   await using model = await load("demo", { ...cpu, weights: "int8" })

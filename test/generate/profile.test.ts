@@ -1,9 +1,10 @@
 import test from "ava"
-import { nodeCost } from "../../lib/generate/cost.ts"
+import { begun, nodeCost } from "../../lib/generate/cost.ts"
 import { type Profile, type ProfileLine, type ProfileOptions, profile } from "../../lib/generate/profile.ts"
 import { trace } from "../../lib/graph/program.ts"
 import { slidingAttention } from "../../lib/ops/attention.ts"
 import { gatherRows } from "../../lib/ops/columns.ts"
+import { embedding } from "../../lib/ops/embedding.ts"
 import { linearAttention } from "../../lib/ops/linear-attention.ts"
 import { type TinyKind, tinyModel } from "./tiny.ts"
 
@@ -57,6 +58,38 @@ test("several sequences share what they read of the weights, and each has its ow
   t.is(three[scan]!.operations, 3 * one[scan]!.operations)
   const inProj = 2 * 4 * 64 * 16
   t.is(three[linear]!.bytes - inProj, 3 * (one[linear]!.bytes - inProj))
+})
+
+test("of a model in 8 bits whole numbers and their scales are read, of the table the rows alone, and products are held to those of 8 bits", async (t) => {
+  await using model = await tinyModel({ device: "cpu", weights: "int8" })
+  const { limits, prompt, decode } = await profile(model, small)
+  const int8 = (rows: number) => {
+    const scales = (out: number) => 2 * out // a row of 16 or 32 is one group
+    const linear = (out: number, inner: number, of = rows) => ({
+      bytes: 4 * of * (inner + out) + out * inner + scales(out),
+      operations: 2 * of * out * inner,
+    })
+    const twice = ({ bytes, operations }: { bytes: number; operations: number }) => {
+      return { nodes: 2, bytes: 2 * bytes, operations: 2 * operations }
+    }
+    return {
+      "linear 64 × 16 i8": twice(linear(64, 16)),
+      "linear 256 × 16 i8": { nodes: 1, ...linear(256, 16, 1) },
+      "embedding 256 × 16 i8": { nodes: 1, bytes: 4 * (rows + rows * 16) + rows * 16 + scales(rows), operations: 0 },
+    }
+  }
+  t.like(costsOf(prompt.lines), int8(8))
+  t.like(costsOf(decode.lines), int8(1))
+  t.true(limits.int8! > 0)
+  const products = [...prompt.lines, ...decode.lines].filter(({ op }) => op === "linear")
+  for (const { of, bytes, operations, seconds, limit, ofLimit } of products) {
+    const own = of!.endsWith("i8") ? "int8" : "f32"
+    const [moving, computing] = [bytes / limits.memory, operations / limits[own]!]
+    t.is(limit, computing > moving ? own : "memory")
+    t.is(ofLimit, Math.max(moving, computing) / seconds.median)
+  }
+  await using wide = await tinyModel({ device: "cpu" })
+  t.false("int8" in (await profile(wide, { ...small, repeats: 1 })).limits)
 })
 
 for (const kind of ["mamba", "samba", "llama", "linear", "megabyte"] satisfies TinyKind[]) {
@@ -116,6 +149,14 @@ test("of a table the rows that are read count, and of a matrix of states its dec
   const [rows, attention] = program.nodes.map((node) => nodeCost(node, new Set(program.values), place))
   t.deepEqual(rows, { bytes: 4 * (5 + 2 * 5 * 6), operations: 0 })
   t.is(attention!.operations, 5 * 5 * 2 * 3 * 3)
+})
+
+test("no more of a table is read than it has", (t) => {
+  const program = trace("few", (x) => {
+    const matrix = { weight: x.weight("table", "i8", [4, 40]), scales: x.weight("scales", "bf16", [4, 2]) }
+    return { y: embedding({ ids: x.input("ids", "i32", [9]), ...matrix }).y }
+  })
+  t.is(nodeCost(program.nodes[0]!, new Set(program.values), begun).bytes, 4 * 9 + 4 * 9 * 40 + 4 * 40 + 2 * 4 * 2)
 })
 
 test("sizes that are none are refused, and an abort ends it", async (t) => {

@@ -2,8 +2,7 @@
  * Tiny byte-level models with random weights for tests: its text means nothing, but its bits are the same every time. It is
  * on the device under test unless the options say where.
  */
-import { toInt8 } from "../../lib/checkpoint/int8.ts"
-import { int8Names } from "../../lib/generate/load.ts"
+import { int8Names, toInt8 } from "../../lib/checkpoint/int8.ts"
 import { Model, type ModelOptions } from "../../lib/generate/model.ts"
 import { allParameters, scaleName, scaleShape } from "../../lib/layers/layer.ts"
 import { type ModelSize, modelConfig, sambaPattern } from "../../lib/models/config.ts"
