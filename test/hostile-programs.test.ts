@@ -68,6 +68,7 @@ for (const [name, spec] of specs) {
     test(`${name} refuses a scalar in the place of any of its tensors`, async (t) => {
       for (const key of never) {
         const one = smallest(spec, key in definition.outputs ? undefined : key)
+        if (one === undefined && key === "scales" && device !== "cpu") continue // weights of 8 bits are the cpu's alone
         if (one === undefined) return t.fail(`a case with ${key} is expected among those of ${name}`)
         const program = changed(spec, one, (values) => Object.defineProperty(values[key]!, "shape", { value: [] }))
         await refused(t, program, "BAD_SHAPE", `${key} as a scalar`)

@@ -33,12 +33,14 @@ const workOf = (spec: OpSpec, one: OpCase) => Math.max(elementsOf(one), spec.wor
 
 /** The first cases that are small, those with an optional input that no earlier one has, the largest allowed, and the named. */
 function chosen(spec: OpSpec): OpCase[] {
-  const large = spec.cases
+  // Weights of 8 bits are the cpu's alone, and replays are for every device.
+  const cases = spec.cases.filter(({ inputs }) => Object.values(inputs).every((tensor) => tensor?.dtype !== "i8"))
+  const large = cases
     .filter((one) => !one.slow && elementsOf(one) <= workMax) // products: many multiply-adds of few numbers
     .filter((one) => workOf(spec, one) > workMax && workOf(spec, one) <= largeWorkMax)
     .sort((a, b) => workOf(spec, b) - workOf(spec, a))
     .slice(0, 1)
-  const small = spec.cases.filter((one) => workOf(spec, one) <= workMax)
+  const small = cases.filter((one) => workOf(spec, one) <= workMax)
   const seen = new Set<string>()
   const few = small.filter((one, i) => {
     const keys = Object.keys(one.inputs).filter((key) => one.inputs[key] !== undefined)
@@ -47,7 +49,7 @@ function chosen(spec: OpSpec): OpCase[] {
     for (const key of keys) seen.add(key)
     return true
   })
-  return [...new Set([...few, ...large, ...spec.cases.filter(({ replay }) => replay)])]
+  return [...new Set([...few, ...large, ...cases.filter(({ replay }) => replay)])]
 }
 
 interface Traced {
