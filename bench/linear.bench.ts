@@ -4,7 +4,7 @@
  */
 import { expect } from "../lib/errors.ts"
 import { devices } from "../lib/native.ts"
-import { type Measurement, type Outcome, statistics } from "./measure.ts"
+import { type Measurement, type Outcome, ratios, statistics } from "./measure.ts"
 import { nativeBench } from "./native.ts"
 
 export const summary = "products of a linear layer beside OpenBLAS, one thread, in turns"
@@ -48,8 +48,7 @@ function measure([rows, inner, out]: (typeof shapes)[number]): { results: Measur
   })
   const { sgemm, ...ours } = times.milliseconds
   for (const name of sgemm ? (["bf16", "f32"] as const) : []) {
-    const ratios = sgemm!.map((value, round) => value / ours[name]![round]!)
-    results.push({ shape: `${of}: sgemm over ${name}`, unit: "×", ...statistics(ratios) })
+    results.push({ shape: `${of}: sgemm over ${name}`, unit: "×", ...ratios(sgemm!, ours[name]!) })
   }
   return { results, times }
 }

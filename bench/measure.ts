@@ -44,6 +44,11 @@ export function statistics(samples: readonly number[]): Statistics {
   return { median, min: sorted[0]!, max: sorted.at(-1)! }
 }
 
+/** Of what was measured in turns, round by round: how many times the one is the other. */
+export function ratios(above: readonly number[], below: readonly number[]): Statistics {
+  return statistics(above.map((value, round) => value / below[round]!))
+}
+
 /** Divides every number: milliseconds of a run to nanoseconds of an element, say. */
 export function scaled({ median, min, max }: Statistics, factor: number): Statistics {
   return { median: median * factor, min: min * factor, max: max * factor }

@@ -3,7 +3,7 @@
  * backward as in training, taking turns in one native process (bench/native/scan.cpp).
  */
 import { expect } from "../lib/errors.ts"
-import { type Measurement, type Outcome, statistics } from "./measure.ts"
+import { type Measurement, type Outcome, ratios, statistics } from "./measure.ts"
 import { nativeBench } from "./native.ts"
 
 export const summary = "selective scan beside a plain scalar loop, one thread and two, in turns"
@@ -17,9 +17,6 @@ interface ScanTimes {
   /** Forward and backward on one thread. */
   readonly training: readonly number[]
 }
-
-const ratios = (above: readonly number[], below: readonly number[]) =>
-  statistics(above.map((value, round) => value / below[round]!))
 
 function measure(state: number, rounds: number): { results: Measurement[]; times: ScanTimes } {
   const times = nativeBench<ScanTimes>("scan", "--state", String(state), "--rounds", String(rounds))

@@ -12,7 +12,7 @@ import { initialWeights } from "../lib/models/language-model.ts"
 import { PatternModel } from "../lib/models/pattern-model.ts"
 import { devices, Store } from "../lib/native.ts"
 import { batchProgram, optimizerDefaults } from "../lib/train/program.ts"
-import { type Measurement, type Outcome, statistics } from "./measure.ts"
+import { type Measurement, type Outcome, ratios, statistics } from "./measure.ts"
 import { nativeBench } from "./native.ts"
 
 export const summary = "what the pool of threads costs, alone, beside busy processes and with two models at once"
@@ -28,9 +28,6 @@ interface ThreadTimes {
   readonly largeOne: readonly number[]
   readonly largeAll: readonly number[]
 }
-
-const ratios = (above: readonly number[], below: readonly number[]) =>
-  statistics(above.map((value, round) => value / below[round]!))
 
 function sections(threads: number, busy: number): Measurement[] {
   const times = nativeBench<ThreadTimes>("threads", "--threads", String(threads), "--busy", String(busy))

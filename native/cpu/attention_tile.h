@@ -1,10 +1,5 @@
 // Small products and the way of keys and values into place, for the forward and the backward pass of attention: included inside
 // every target region, after cpu/simd_math.h; no guard of its own.
-#if defined(__clang__)
-#define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define SELSCAN_UNROLL _Pragma("GCC unroll 32")
-#endif
 
 namespace selscan::ISA {
 
@@ -176,65 +171,6 @@ inline Vector vectorAt(const cpu::Vectors& from, int64_t position) {
   return {reinterpret_cast<const float*>(from.ring) + offset, nullptr, false};
 }
 
-// Rows become columns: x[i] lane j and x[j] lane i change places.
-#if defined(SELSCAN_AVX512)
-inline void transpose(F32* x) {
-  __m512 pairs[16];
-  SELSCAN_UNROLL
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v);
-    pairs[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
-  }
-  __m512 fours[16];
-  SELSCAN_UNROLL
-  for (int i = 0; i < 16; i += 4) {
-    for (int half = 0; half < 2; half++) {
-      const __m512d low = _mm512_castps_pd(pairs[i + half]), high = _mm512_castps_pd(pairs[i + 2 + half]);
-      fours[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-      fours[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-    }
-  }
-  // fours[4r + c] has, in its quarter q, column 4q + c of rows 4r … 4r + 3.
-  SELSCAN_UNROLL
-  for (int c = 0; c < 4; c++) {
-    const __m512 even01 = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x88), odd01 = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xdd);
-    const __m512 even23 = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x88);
-    const __m512 odd23 = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xdd);
-    x[c].v = _mm512_shuffle_f32x4(even01, even23, 0x88);
-    x[4 + c].v = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
-    x[8 + c].v = _mm512_shuffle_f32x4(even01, even23, 0xdd);
-    x[12 + c].v = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
-  }
-}
-#elif defined(SELSCAN_AVX2)
-inline void transpose(F32* x) {
-  __m256 fours[8];
-  SELSCAN_UNROLL
-  for (int i = 0; i < 8; i += 4) {
-    const __m256 low01 = _mm256_unpacklo_ps(x[i].v, x[i + 1].v), high01 = _mm256_unpackhi_ps(x[i].v, x[i + 1].v);
-    const __m256 low23 = _mm256_unpacklo_ps(x[i + 2].v, x[i + 3].v), high23 = _mm256_unpackhi_ps(x[i + 2].v, x[i + 3].v);
-    fours[i] = _mm256_shuffle_ps(low01, low23, 0x44);
-    fours[i + 1] = _mm256_shuffle_ps(low01, low23, 0xee);
-    fours[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
-    fours[i + 3] = _mm256_shuffle_ps(high01, high23, 0xee);
-  }
-  SELSCAN_UNROLL
-  for (int c = 0; c < 4; c++) {
-    x[c].v = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20);
-    x[4 + c].v = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31);
-  }
-}
-#else
-inline void transpose(F32* x) {
-  for (int i = 0; i < Lanes; i++)
-    for (int j = 0; j < i; j++) {
-      const float kept = x[i].v[j];
-      x[i].v[j] = x[j].v[i];
-      x[j].v[i] = kept;
-    }
-}
-#endif
-
 // One vector of keys in a ring, Lanes rows of headDim, as columns. Rows that follow soon are asked for.
 constexpr int Ahead = 16;
 inline void turn(const float* rows, int64_t headDim, int64_t line, float* to) {
@@ -319,4 +255,3 @@ inline void placeRows(const cpu::Vectors& from, int64_t start, Span span, int64_
 }
 
 }  // namespace selscan::ISA
-#undef SELSCAN_UNROLL

@@ -4,11 +4,6 @@
 //   Multiply::left(const uint32_t*)    one word of A in all lanes
 //   Multiply::right(const uint32_t*)   Lanes words of B
 //   Multiply::add(left, right, sum)    sum + left·right
-#if defined(__clang__)
-#define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define SELSCAN_UNROLL _Pragma("GCC unroll 32")
-#endif
 
 namespace selscan::ISA {
 namespace {
@@ -124,4 +119,3 @@ void blockProduct(const cpu::Product& product, const cpu::Block& block) {
 
 }  // namespace
 }  // namespace selscan::ISA
-#undef SELSCAN_UNROLL

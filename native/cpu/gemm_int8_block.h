@@ -7,11 +7,6 @@
 //   Dots::start(int32_t)               a whole number in all lanes
 //   Dots::add(words, right, sum)       sum + four products per lane
 //   Dots::floats(sum)                  F32 of it, rounded to nearest
-#if defined(__clang__)
-#define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define SELSCAN_UNROLL _Pragma("GCC unroll 32")
-#endif
 
 namespace selscan::ISA {
 namespace {
@@ -222,4 +217,3 @@ void roundInto(const cpu::Product& product, cpu::Range rows, std::byte* to) {
 
 }  // namespace
 }  // namespace selscan::ISA
-#undef SELSCAN_UNROLL

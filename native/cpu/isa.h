@@ -17,6 +17,13 @@
 #define SELSCAN_X86 0
 #endif
 
+// Before a loop over registers, whose count is known: unrolled it has no memory.
+#if defined(__clang__)
+#define SELSCAN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SELSCAN_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 // clang gives a target to functions, GCC to everything that follows a pragma.
 #if defined(__clang__)
 #define SELSCAN_PUSH_TARGET_AVX2 \
