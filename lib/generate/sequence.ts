@@ -14,7 +14,7 @@ import type { HostState, Seat } from "./kept.ts"
 import { layoutInputs } from "./layout.ts"
 import type { Model } from "./model.ts"
 import type { Holder } from "./places.ts"
-import { rowCounts, rowsFor } from "./programs.ts"
+import { rowsFor, rowsNext } from "./programs.ts"
 import { RingCopy, wrapsAfter } from "./ring-copy.ts"
 import { type Sampling, sampling, samplingInputs } from "./sampling.ts"
 import { scoreRows, scoreRowsFor } from "./score.ts"
@@ -310,8 +310,8 @@ export class Sequence implements Holder {
     return losses
   }
 
-  /** How many of the first `count` pending rows one run takes. */
-  #reach(count: number, most: number = rowCounts.at(-1)!): number {
+  /** How many of the first `count` pending rows one run takes, by default one of a prompt. */
+  #reach(count: number, most = rowsNext(count, this.#model.device)): number {
     return this.#model.network.patches?.cut(this.#rows, count, most) ?? Math.min(count, most)
   }
 

@@ -11,7 +11,7 @@ import { sample } from "../ops/sample.ts"
 import { layoutInputs, layoutOf, numericsOf } from "./layout.ts"
 import type { Model } from "./model.ts"
 import { guest, type Holder, type Place } from "./places.ts"
-import { rowCounts, rowsFor } from "./programs.ts"
+import { rowsFor, rowsNext } from "./programs.ts"
 import { sampling, samplingInputs } from "./sampling.ts"
 import { SessionSlots } from "./session-slots.ts"
 
@@ -108,8 +108,7 @@ export class Sequences {
 
   /** Begins every sequence anew with its prompt. */
   async read(signal: AbortSignal | undefined): Promise<void> {
-    const { network } = this.#model
-    const most = rowCounts.at(-1)!
+    const { network, device } = this.#model
     for (const [i, seat] of this.#seated.entries()) {
       seat.slots = new SessionSlots(seat.place.slots)
       seat.before = []
@@ -117,7 +116,8 @@ export class Sequences {
       const rows = startRows(network) > 0 ? [startId, ...ids] : ids
       for (this.#position = 0; this.#position < rows.length; ) {
         const left = rows.length - this.#position
-        const count = network.patches?.cut(this.#position, left, most) ?? Math.min(left, most)
+        const most = rowsNext(left, device)
+        const count = network.patches?.cut(this.#position, left, most) ?? most
         const executable = await this.#programs.prompt(rowsFor(count), this.#position)
         const own = rows.slice(this.#position, this.#position + count)
         await this.#run(executable, [seat], [own], { wanted: false, signal })
