@@ -7,6 +7,7 @@
 
 #include "bench/native/limits.h"
 #include "bench/native/linear.h"
+#include "bench/native/sample.h"
 #include "bench/native/scan.h"
 #include "bench/native/threads.h"
 #include "core/check.h"
@@ -21,10 +22,12 @@ constexpr const char* Usage =
     "usage: selscan-bench limits [--threads N]\n"
     "       selscan-bench scan [--rounds N] [--rows N] [--inner N] [--state N]\n"
     "       selscan-bench linear [--rounds N] [--rows N] [--in N] [--out N] [--threads N]\n"
+    "       selscan-bench sample [--rounds N] [--samples N] [--vocab N] [--threads N]\n"
     "       selscan-bench threads [--threads N] [--busy N] [--rounds N]\n\n"
     "limits   read bandwidth and peaks of f32 and bf16 multiply-adds, the best of several passes\n"
     "scan     selective scan: plain loop, kernel on one thread and on two, forward and backward on one, in turns\n"
     "linear   products of a linear layer and its gradients, and sgemm of OpenBLAS, in turns; then the peaks\n"
+    "sample   choosing the next token, in µs, by settings and by how flat the distribution is, in turns\n"
     "threads  what a section of the pool costs after pauses, in µs, and the same work on one thread and on all, in turns and ms;\n"
     "         beside --busy processes that compute without end\n"
     "SELSCAN_ISA lowers the instruction set, as everywhere.\n";
@@ -87,6 +90,17 @@ void runLinear(int argc, char** argv) {
   std::printf("}}\n");
 }
 
+void runSample(int argc, char** argv) {
+  const auto size = [&](const char* name, int64_t otherwise) { return option(argc, argv, name, 1, otherwise); };
+  const int64_t threads = size("--threads", 1), samples = size("--samples", 1);
+  check(threads <= 1024 && samples <= 1024, "BAD_OPTION", "--threads, --samples: at most 1024 are expected, got ", std::max(threads, samples));
+  const SampleShape shape{samples, size("--vocab", 50280), static_cast<int>(threads)};
+  const std::vector<SampleTimes> times = timeSample(shape, static_cast<int>(size("--rounds", 15)));
+  std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"microseconds\":{", cpu::name(cpu::isa()), cpu::threadCount());
+  for (size_t i = 0; i < times.size(); i++) printList(times[i].name.c_str(), times[i].microseconds, i > 0 ? "," : "");
+  std::printf("}}\n");
+}
+
 void run(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "limits") {
@@ -107,13 +121,16 @@ void run(int argc, char** argv) {
   } else if (what == "linear") {
     checkNames(argc, argv, {"--rounds", "--rows", "--in", "--out", "--threads"});
     runLinear(argc, argv);
+  } else if (what == "sample") {
+    checkNames(argc, argv, {"--rounds", "--samples", "--vocab", "--threads"});
+    runSample(argc, argv);
   } else if (what == "threads") {
     checkNames(argc, argv, {"--threads", "--busy", "--rounds"});
     const int64_t threads = option(argc, argv, "--threads", 1, cpu::usableCores()), busy = option(argc, argv, "--busy", 0, 0);
     check(threads <= 1024 && busy <= 1024, "BAD_OPTION", "--threads, --busy: at most 1024 are expected, got ", std::max(threads, busy));
     printThreads(static_cast<int>(threads), static_cast<int>(busy), static_cast<int>(option(argc, argv, "--rounds", 1, 7)));
   } else {
-    check(what == "--help", "BAD_OPTION", "limits, scan, linear or threads is expected\n", Usage);
+    check(what == "--help", "BAD_OPTION", "limits, scan, linear, sample or threads is expected\n", Usage);
     std::printf("%s", Usage);
   }
 }

@@ -1,9 +1,11 @@
 // Choosing the next token, and remembering the tokens of prompts. See lib/ops/sample.ts for every definition.
 //
-// Sixteen tasks, task t takes samples t, t + 16, …, so that the workspace (12 bytes per token of the vocabulary and task)
-// stays bounded. No sort of the whole vocabulary: top-k selects (std::nth_element), top-p sorts a prefix that grows eightfold
-// until it holds enough probability. Only the passes over all logits that compute are vectorised. Bound by the additions
-// in f64, one after the other in token order, and by the selection.
+// Sixteen tasks, task t takes samples t, t + 16, …, so that the workspace stays bounded; a sample that is alone has its passes over the
+// vocabulary cut into parts, by shape, that threads share. Nothing is sorted. The k-th largest logit and the lightest weight of the
+// nucleus are found by digits of their bits (select below): in buckets of the first digit lie the masses of all candidates, in those of
+// the next only what shares a bucket with the boundary. Sums are f64, of blocks of tokens, added in the order of tokens.
+// Bound by the exponentials, those of the raw logits for the log-probability included, and in top-p by one addition to a bucket
+// for each candidate.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,37 +16,71 @@
 #include "cpu/threads.h"
 #include "ops/sample.h"
 
+#ifndef ISA
+namespace selscan::cpu {
+namespace {
+
+// Tokens whose weights have one sum: whole vectors on every instruction set.
+constexpr int64_t Block = 512;
+
+// A logit's weight is exp((logit − most)·inverse), or 0 where it is below `least`.
+struct Weighing {
+  float most, inverse, least;
+};
+
+// How the values of a range fall into buckets by their keys, bits that order like the numbers: (key − low) >> shift. What lies outside,
+// below or above, falls into the last one, which nobody reads.
+struct Digit {
+  uint32_t low;
+  int shift;
+  uint32_t buckets;
+  bool weighted;  // a value's mass is the value, or 1
+};
+
+// Bits that order like the numbers, −0 like 0; and back.
+inline uint32_t keyOf(float x) {
+  x += 0.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+inline float numberOf(uint32_t key) {
+  const uint32_t bits = key >> 31 ? key & 0x7fffffffu : ~key;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+}  // namespace
+}  // namespace selscan::cpu
+#endif
+
 #define EACH_ISA "cpu/sample.cpp"
 #include "cpu/each_isa.h"
 
 #ifdef ISA
 namespace selscan::ISA {
+namespace {
 
-// Greatest logit, or NaN when no token can be chosen: a logit is NaN or +∞, or all are −∞.
-float greatest(const float* logits, int64_t vocab) {
+using cpu::Block;
+
+// The greatest of the logits, or NaN where one is NaN or +∞.
+float greatest(const float* logits, int64_t count) {
   constexpr float Largest = 3.402823466e38f;
   F32 most = set(-__builtin_inff()), broken = set(0.0f);  // NaN·0 and ∞·0 are NaN; −∞ is lifted to a finite number
   int64_t i = 0;
-  for (; i + Lanes <= vocab; i += Lanes) {
+  for (; i + Lanes <= count; i += Lanes) {
     const F32 x = load(logits + i);
     most = max(most, x);
     broken = fma(max(set(-Largest), x), set(0.0f), broken);
   }
   float best = maximum(most);
   bool finite = sum(broken) == 0.0f;
-  for (; i < vocab; i++) {
+  for (; i < count; i++) {
     finite = finite && logits[i] <= Largest;
     best = logits[i] > best ? logits[i] : best;
   }
-  return finite && best > -__builtin_inff() ? best : __builtin_nanf("");
-}
-
-// weights = exp((logits − most)·inverse), which may be in place.
-void exponentials(const float* logits, float* weights, int64_t vocab, float most, float inverse) {
-  int64_t i = 0;
-  for (; i + Lanes <= vocab; i += Lanes) store(weights + i, exp((load(logits + i) - set(most)) * set(inverse)));
-  const int rest = static_cast<int>(vocab - i);
-  if (rest > 0) store(weights + i, exp((load(logits + i, rest) - set(most)) * set(inverse)), rest);
+  return finite ? best : __builtin_nanf("");
 }
 
 // Σ values in f64, in eight lanes.
@@ -57,6 +93,79 @@ double sumOf(const float* values, int64_t count) {
   return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
+// Weights of logits, which may be in place.
+void exponentials(const float* logits, float* weights, int64_t count, cpu::Weighing w) {
+  const auto weigh = [=](F32 x) { return selectGreater(set(w.least), x, set(0.0f), exp((x - set(w.most)) * set(w.inverse))); };
+  int64_t i = 0;
+  for (; i + Lanes <= count; i += Lanes) store(weights + i, weigh(load(logits + i)));
+  const int rest = static_cast<int>(count - i);
+  if (rest > 0) store(weights + i, weigh(load(logits + i, rest)), rest);
+}
+
+// The same for blocks, and the sum of each.
+void weigh(const float* logits, float* weights, double* sums, int64_t count, cpu::Weighing w) {
+  for (int64_t i = 0; i < count; i += Block) {
+    const int64_t size = count - i < Block ? count - i : Block;
+    exponentials(logits + i, weights + i, size, w);
+    sums[i / Block] = sumOf(weights + i, size);
+  }
+}
+
+// Σ weights, block by block.
+double expSum(const float* logits, int64_t count, cpu::Weighing w) {
+  float weights[Block];
+  double total = 0;
+  for (int64_t i = 0; i < count; i += Block) {
+    const int64_t size = count - i < Block ? count - i : Block;
+    exponentials(logits + i, weights, size, w);
+    total += sumOf(weights, size);
+  }
+  return total;
+}
+
+// Takes out the weights below `least`; sums of what stays.
+void keep(float* weights, double* sums, int64_t count, float least) {
+  const auto kept = [=](F32 x) { return selectGreater(set(least), x, set(0.0f), x); };
+  for (int64_t begin = 0; begin < count; begin += Block) {
+    const int64_t size = count - begin < Block ? count - begin : Block;
+    float* block = weights + begin;
+    int64_t i = 0;
+    for (; i + Lanes <= size; i += Lanes) store(block + i, kept(load(block + i)));
+    const int rest = static_cast<int>(size - i);
+    if (rest > 0) store(block + i, kept(load(block + i, rest)), rest);
+    sums[begin / Block] = sumOf(block, size);
+  }
+}
+
+// Adds the masses of the values to their buckets.
+void tally(const float* values, int64_t count, cpu::Digit digit, double* masses) {
+  constexpr int64_t Piece = 256;
+  uint32_t bits[Piece];
+  float number[Piece];
+  for (int64_t begin = 0; begin < count; begin += Piece) {
+    const int64_t size = count - begin < Piece ? count - begin : Piece;
+    for (int64_t i = 0; i < size; i++) number[i] = values[begin + i] + 0.0f;  // −0 is 0
+    __builtin_memcpy(bits, number, size * sizeof(float));
+    for (int64_t i = 0; i < size; i++) {
+      const uint32_t key = bits[i] >> 31 ? ~bits[i] : bits[i] | 0x80000000u, bucket = (key - digit.low) >> digit.shift;
+      bits[i] = bucket < digit.buckets ? bucket : digit.buckets;
+    }
+    for (int64_t i = 0; i < size; i++) masses[bits[i]] += digit.weighted ? number[i] : 1.0;
+  }
+}
+
+// Copies the values within [low, high] in their order; how many. In place where it must be.
+int64_t gather(const float* values, int64_t count, float low, float high, float* found) {
+  int64_t taken = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const float x = values[i];
+    found[taken] = x;
+    taken += static_cast<int>(x >= low) & static_cast<int>(x <= high);
+  }
+  return taken;
+}
+
+}  // namespace
 }  // namespace selscan::ISA
 #else
 namespace selscan::cpu {
@@ -65,28 +174,18 @@ namespace {
 using ops::CountMask;
 using ops::InPrompt;
 
-constexpr int64_t Tasks = 16;
+constexpr int64_t Tasks = 16, PartsMax = 8, PartLeast = 8192;
 constexpr float Infinity = std::numeric_limits<float>::infinity(), Largest = std::numeric_limits<float>::max();
 
 struct Settings {
   float temperature, topP, minP, repetition, frequency, presence;
-};
-struct Candidate {
-  float weight;
-  int32_t id;
-  bool operator<(const Candidate& other) const { return weight != other.weight ? weight > other.weight : id < other.id; }
-};
-// What one task works in.
-struct Scratch {
-  float* weights;
-  Candidate* candidates;
 };
 
 float orElse(float value, float low, float high, float otherwise) { return value >= low && value <= high ? value : otherwise; }
 
 // Values out of their ranges (lib/ops/sample.ts refuses them earlier) mean that the setting does nothing.
 Settings readSettings(const float* s) {
-  return {orElse(s[0], 0, 1e30f, 1),       orElse(s[1], 0, 1, 1),        orElse(s[2], 0, 1, 0),
+  return {orElse(s[0], 0, 1e30f, 1),    orElse(s[1], 0, 1, 1),        orElse(s[2], 0, 1, 0),
           orElse(s[3], 1e-6f, 1e6f, 1), orElse(s[4], -1e6f, 1e6f, 0), orElse(s[5], -1e6f, 1e6f, 0)};
 }
 
@@ -95,73 +194,117 @@ Settings readSettings(const float* s) {
 #else
 #define FOR_THIS_PROCESSOR(f) portable::f
 #endif
-float greatest(const float* logits, int64_t vocab) { return FOR_THIS_PROCESSOR(greatest)(logits, vocab); }
-double sumOf(const float* values, int64_t count) { return FOR_THIS_PROCESSOR(sumOf)(values, count); }
-void exponentials(const float* logits, float* weights, int64_t vocab, float most, float inverse) {
-  FOR_THIS_PROCESSOR(exponentials)(logits, weights, vocab, most, inverse);
-}
 
-// log Σ exp(logits); scratch holds vocab floats.
-double logSumExp(const float* logits, float* scratch, int64_t vocab, float most) {
-  exponentials(logits, scratch, vocab, most, 1);
-  return most + std::log(sumOf(scratch, vocab));
-}
+// A range in parts, cut by its length alone.
+struct Parts {
+  int64_t total, count, length;
 
-void penalise(float* logits, const int32_t* seen, int64_t vocab, const Settings& settings) {
-  for (int64_t i = 0; i < vocab; i++) {
-    if (seen[i] == 0) continue;
-    const int32_t count = seen[i] & CountMask;
-    float logit = logits[i] > 0 ? logits[i] / settings.repetition : logits[i] * settings.repetition;
-    if (count > 0) logit -= settings.frequency * static_cast<float>(count) + settings.presence;
-    logits[i] = logit <= Largest ? logit : Largest;
+  explicit Parts(int64_t total)
+      : total(total), count(std::clamp<int64_t>(total / PartLeast, 1, PartsMax)),
+        length(((total + count - 1) / count + Block - 1) / Block * Block) {}
+  int64_t begin(int64_t part) const { return part * length; }
+  // body(part, begin, size), by any thread.
+  template <class Body>
+  void each(Body&& body) const {
+    parallel(count, [&](int64_t part) { body(part, begin(part), std::min(length, total - begin(part))); });
+  }
+};
+
+constexpr uint32_t bucketsFor(int64_t count) { return count < 4096 ? 256 : 2048; }
+
+// What one task works in.
+struct Scratch {
+  float *weights, *candidates;
+  double *sums, *masses;  // of blocks; of buckets, for each part
+
+  static int64_t floats(int64_t vocab) { return (vocab + 15) / 16 * 16; }
+  static int64_t blocks(int64_t vocab) { return (vocab + Block - 1) / Block; }
+  static int64_t bytes(int64_t vocab) {
+    return 8 * (floats(vocab) + blocks(vocab) + Parts(vocab).count * (bucketsFor(vocab) + 1));
+  }
+  Scratch(std::byte* memory, int64_t vocab)
+      : weights(reinterpret_cast<float*>(memory)), candidates(weights + floats(vocab)),
+        sums(reinterpret_cast<double*>(candidates + floats(vocab))), masses(sums + blocks(vocab)) {}
+};
+
+struct Selected {
+  float value;
+  double above, mass;  // Σ of the masses of greater values, and of its equals
+};
+
+// The greatest of the values with keys in [low, high] at which the masses of all ≥ it reach the target; the least where none does. No
+// value has a key above `high`, and of `high` there is one.
+Selected select(const float* values, Digit digit, uint32_t high, double target, const Scratch& scratch, int64_t count) {
+  for (double above = 0;;) {
+    const Parts parts(count);
+    const uint32_t stride = bucketsFor(count) + 1;
+    for (digit.buckets = stride - 1, digit.shift = 0; (high - digit.low) >> digit.shift >= digit.buckets;) digit.shift++;
+    parts.each([&](int64_t part, int64_t begin, int64_t size) {
+      double* masses = scratch.masses + part * stride;
+      std::fill_n(masses, stride, 0.0);
+      FOR_THIS_PROCESSOR(tally)(values + begin, size, digit, masses);
+    });
+    uint32_t chosen = 0;
+    double mass = 0, reached = above;
+    for (int64_t bucket = (high - digit.low) >> digit.shift; bucket >= 0 && (mass == 0 || reached < target); bucket--) {
+      double sum = 0;
+      for (int64_t part = 0; part < parts.count; part++) sum += scratch.masses[part * stride + bucket];
+      if (sum == 0) continue;
+      chosen = static_cast<uint32_t>(bucket);
+      mass = sum;
+      above = reached;
+      reached += sum;
+    }
+    digit.low += chosen << digit.shift;
+    if (digit.shift == 0) return {numberOf(digit.low), above, mass};
+    high = std::min(high, digit.low + ((1u << digit.shift) - 1));
+    int64_t found[PartsMax];
+    parts.each([&](int64_t part, int64_t begin, int64_t size) {
+      found[part] = FOR_THIS_PROCESSOR(gather)(values + begin, size, numberOf(digit.low), numberOf(high), scratch.candidates + begin);
+    });
+    values = scratch.candidates;
+    count = found[0];
+    for (int64_t part = 1; part < parts.count; count += found[part++])
+      std::memmove(scratch.candidates + count, scratch.candidates + parts.begin(part), static_cast<size_t>(found[part]) * sizeof(float));
   }
 }
 
-int64_t firstMaximum(const float* values, int64_t count) {
-  int64_t best = 0;
-  for (int64_t i = 1; i < count; i++)
-    if (values[i] > values[best]) best = i;
-  return best;
+// The lightest weight of the shortest run of the most probable tokens, ties by lower id, that holds at least topP of all weight, which
+// is `total`; takes out those of its equals that are not in the run. Weights below (1 − topP)·total/(2·vocab) are not looked at: all
+// together they are half of what may stay outside, so that none is in the run, whatever the rounding of the sums.
+float nucleus(float topP, double total, const Scratch& scratch, int64_t vocab) {
+  const double target = topP * total, out = (1.0 - topP) * total / (2.0 * static_cast<double>(vocab));
+  const Digit digit{keyOf(static_cast<float>(out)), 0, 0, true};
+  const Selected lightest = select(scratch.weights, digit, keyOf(1), target, scratch, vocab);
+  const double equals = lightest.mass / lightest.value, needed = std::max(1.0, std::ceil((target - lightest.above) / lightest.value));
+  if (needed >= equals) return lightest.value;
+  auto left = static_cast<int64_t>(needed);
+  for (int64_t i = 0; i < vocab; i++)
+    if (scratch.weights[i] == lightest.value && left-- <= 0) scratch.weights[i] = 0;
+  return lightest.value;
 }
 
-// Takes out all logits below the k-th largest; ties with it stay. On logits, not weights: a high temperature rounds
-// different logits to one weight.
-void keepTop(float* logits, int64_t vocab, int64_t k, float* scratch) {
-  std::memcpy(scratch, logits, static_cast<size_t>(vocab) * sizeof(float));
-  std::nth_element(scratch, scratch + (k - 1), scratch + vocab, [](float a, float b) { return a > b; });
-  const float least = scratch[k - 1];
-  for (int64_t i = 0; i < vocab; i++)
-    if (logits[i] < least) logits[i] = -Infinity;
-}
-
-// Keeps the shortest run of the most probable tokens, ties by lower id, that holds at least topP of all weight.
-void keepNucleus(float* weights, int64_t vocab, double topP, Candidate* candidates) {
-  const double total = sumOf(weights, vocab);
-  int64_t count = 0;
-  for (int64_t i = 0; i < vocab; i++)
-    if (weights[i] > 0) candidates[count++] = {weights[i], static_cast<int32_t>(i)};
-  double held = 0;
-  int64_t sorted = 0, kept = 0;
-  for (int64_t prefix = 64; kept == sorted && sorted < count; prefix *= 8) {
-    const int64_t end = std::min(prefix, count);
-    if (end < count) std::nth_element(candidates + sorted, candidates + end, candidates + count);
-    std::sort(candidates + sorted, candidates + end);
-    sorted = end;
-    while (kept < sorted && (kept == 0 || held < topP * total)) held += candidates[kept++].weight;
+// The token at which the cumulative weight, in token order, passes u of the whole: its block, then itself.
+int64_t draw(const Scratch& scratch, int64_t vocab, double u) {
+  const double* sums = scratch.sums;
+  const int64_t blocks = Scratch::blocks(vocab);
+  double total = 0, passed = 0;
+  for (int64_t block = 0; block < blocks; block++) total += sums[block];
+  int64_t chosen = 0;
+  double before = 0;
+  for (int64_t block = 0; block < blocks && passed <= u * total; block++) {
+    if (sums[block] == 0) continue;
+    chosen = block;
+    before = passed;
+    passed += sums[block];
   }
-  for (int64_t i = kept; i < count; i++) weights[candidates[i].id] = 0;
-}
-
-// The token at which the cumulative weight, in token order, passes u of the whole.
-int64_t draw(const float* weights, int64_t vocab, double u) {
-  const double total = sumOf(weights, vocab);
-  double passed = 0;
-  int64_t last = 0;
-  for (int64_t i = 0; i < vocab; i++) {
-    if (weights[i] <= 0) continue;
+  const int64_t begin = chosen * Block, end = std::min(vocab, begin + Block);
+  int64_t last = begin;  // where rounding lets none pass
+  passed = before;
+  for (int64_t i = begin; i < end && passed <= u * total; i++) {
+    if (scratch.weights[i] == 0) continue;
     last = i;
-    passed += weights[i];
-    if (passed > u * total) return i;
+    passed += scratch.weights[i];
   }
   return last;
 }
@@ -175,22 +318,78 @@ struct Request {
   int32_t position;
 };
 
-// The chosen token, or −1 when none can be.
-int64_t choose(const Request& request, int64_t vocab, Scratch scratch) {
+void penalise(const float* logits, const int32_t* seen, float* scores, int64_t count, const Settings& settings) {
+  constexpr int64_t Piece = 16;  // most have none that was seen
+  std::memcpy(scores, logits, static_cast<size_t>(count) * sizeof(float));
+  for (int64_t begin = 0; begin < count; begin += Piece) {
+    const int64_t end = std::min(count, begin + Piece);
+    int32_t any = 0;
+    for (int64_t i = begin; i < end; i++) any |= seen[i];
+    for (int64_t i = begin; any != 0 && i < end; i++) {
+      if (seen[i] == 0) continue;
+      const int32_t times = seen[i] & CountMask;
+      float score = scores[i] > 0 ? scores[i] / settings.repetition : scores[i] * settings.repetition;
+      if (times > 0) score -= settings.frequency * static_cast<float>(times) + settings.presence;
+      scores[i] = score <= Largest ? score : Largest;
+    }
+  }
+}
+
+// A sample's greatest logit and the part of the vocabulary that has it first; NaN where no token can be chosen: a logit is NaN or +∞, or
+// all are −∞. With a history, of the penalised logits, which it writes to `scores`.
+struct Top {
+  float most;
+  int64_t begin;
+};
+Top topOf(const Request& request, const int32_t* history, float* scores, const Parts& parts) {
+  float most[PartsMax];
+  parts.each([&](int64_t part, int64_t begin, int64_t size) {
+    const float* logits = request.logits + begin;
+    if (history) penalise(logits, history + begin, scores + begin, size, request.settings);
+    most[part] = FOR_THIS_PROCESSOR(greatest)(history ? scores + begin : logits, size);
+  });
+  Top top{most[0], 0};
+  for (int64_t part = 1; part < parts.count; part++)
+    if (std::isnan(most[part]) || most[part] > top.most) top = {most[part], parts.begin(part)};  // of NaN nothing is greater
+  if (top.most == -Infinity) top.most = std::numeric_limits<float>::quiet_NaN();
+  return top;
+}
+
+// The chosen token, or −1 when none can be; `top` is that of the raw logits.
+int64_t choose(const Request& request, Top top, const Scratch& scratch, const Parts& parts) {
   const Settings& settings = request.settings;
-  float* weights = scratch.weights;
-  std::memcpy(weights, request.logits, static_cast<size_t>(vocab) * sizeof(float));
-  if (request.history) penalise(weights, request.history, vocab, settings);
-  const float most = greatest(weights, vocab);
-  if (std::isnan(most)) return -1;
-  if (settings.temperature == 0) return firstMaximum(weights, vocab);
-  if (request.topK > 0 && request.topK < vocab) keepTop(weights, vocab, request.topK, reinterpret_cast<float*>(scratch.candidates));
-  exponentials(weights, weights, vocab, most, static_cast<float>(std::min(1.0 / settings.temperature, 1e30)));
-  if (settings.topP < 1) keepNucleus(weights, vocab, settings.topP, scratch.candidates);
-  if (settings.minP > 0)
-    for (int64_t i = 0; i < vocab; i++)
-      if (weights[i] < settings.minP) weights[i] = 0;  // the most probable token weighs 1
-  return draw(weights, vocab, uniformAt(request.seed, static_cast<uint64_t>(request.position)));
+  const float* scores = request.history ? scratch.weights : request.logits;
+  if (request.history && !std::isnan(top.most)) top = topOf(request, request.history, scratch.weights, parts);
+  if (std::isnan(top.most)) return -1;
+  if (settings.temperature == 0) return std::find(scores + top.begin, scores + parts.total, top.most) - scores;
+  Weighing weighing{top.most, static_cast<float>(std::min(1.0 / settings.temperature, 1e30)), -Infinity};
+  // On logits, not weights: a high temperature rounds different logits to one weight.
+  if (request.topK > 0 && request.topK < parts.total)
+    weighing.least = select(scores, {keyOf(-Infinity), 0, 0, false}, keyOf(top.most), static_cast<double>(request.topK), scratch, parts.total).value;
+  parts.each([&](int64_t, int64_t begin, int64_t size) {
+    FOR_THIS_PROCESSOR(weigh)(scores + begin, scratch.weights + begin, scratch.sums + begin / Block, size, weighing);
+  });
+  float least = settings.minP;  // the most probable token weighs 1
+  if (settings.topP < 1) {
+    double total = 0;
+    for (int64_t block = 0; block < Scratch::blocks(parts.total); block++) total += scratch.sums[block];
+    least = std::max(least, nucleus(settings.topP, total, scratch, parts.total));
+  }
+  if (least > 0)
+    parts.each([&](int64_t, int64_t begin, int64_t size) {
+      FOR_THIS_PROCESSOR(keep)(scratch.weights + begin, scratch.sums + begin / Block, size, least);
+    });
+  return draw(scratch, parts.total, uniformAt(request.seed, static_cast<uint64_t>(request.position)));
+}
+
+// log Σ exp(logits)
+double logSumExp(const float* logits, float most, const Parts& parts) {
+  double sums[PartsMax], total = 0;
+  parts.each([&](int64_t part, int64_t begin, int64_t size) {
+    sums[part] = FOR_THIS_PROCESSOR(expSum)(logits + begin, size, {most, 1, -Infinity});
+  });
+  for (int64_t part = 0; part < parts.count; part++) total += sums[part];
+  return most + std::log(total);
 }
 
 // Row `to` becomes row `from`, or all zeros where `from` is 0.
@@ -212,19 +411,19 @@ void sample(const Call& call) {
   float* scores = logprobs.f32();
   std::byte* workspace = call.workspace;
   parallel(std::min(Tasks, samples), [=](int64_t task) {
-    float* weights = reinterpret_cast<float*>(workspace + task * vocab * 12);
-    const Scratch scratch{weights, reinterpret_cast<Candidate*>(weights + vocab)};
+    const Scratch scratch(workspace + task * Scratch::bytes(vocab), vocab);
+    const Parts parts(vocab);
     for (int64_t s = task; s < samples; s += Tasks) {
       const int32_t* line = limit + 5 * s;
       const int32_t from = inSlots(line[3]), to = inSlots(line[4]);
       const float* row = values + s * vocab;
       const uint64_t seed = uint64_t{static_cast<uint32_t>(line[2])} << 32 | static_cast<uint32_t>(line[1]);
-      const float most = greatest(row, vocab);
       const Request request{row, from ? rows + from * vocab : nullptr, readSettings(set + 6 * s), line[0], seed, positions[s]};
-      const int64_t id = std::isnan(most) ? -1 : choose(request, vocab, scratch);
+      const Top top = topOf(request, nullptr, nullptr, parts);
+      const int64_t id = choose(request, top, scratch, parts);
       if (chosen) chosen[s] = static_cast<int32_t>(id);
       if (scores) scores[s] = id < 0 ? std::numeric_limits<float>::quiet_NaN()
-                                     : static_cast<float>(row[id] - logSumExp(row, weights, vocab, most));
+                                     : static_cast<float>(row[id] - logSumExp(row, top.most, parts));
       if (to == 0) continue;
       carry(rows, vocab, from, to);
       int32_t* seen = rows + to * vocab;
@@ -234,7 +433,7 @@ void sample(const Call& call) {
 }
 
 size_t sampleBytes(const Call& call) {
-  return static_cast<size_t>(std::min(Tasks, call.inputs[0][0]) * call.inputs[0][1]) * 12;
+  return static_cast<size_t>(std::min(Tasks, call.inputs[0][0]) * Scratch::bytes(call.inputs[0][1]));
 }
 
 void recordTokens(const Call& call) {
