@@ -1,11 +1,10 @@
 // Choosing the next token, and remembering the tokens of prompts. See lib/ops/sample.ts for every definition.
 //
-// Sixteen tasks, task t takes samples t, t + 16, …, so that the workspace stays bounded; a sample that is alone has its passes over the
-// vocabulary cut into parts, by shape, that threads share. Nothing is sorted. The k-th largest logit and the lightest weight of the
-// nucleus are found by digits of their bits (select below): in buckets of the first digit lie the masses of all candidates, in those of
-// the next only what shares a bucket with the boundary. Sums are f64, of blocks of tokens, added in the order of tokens.
-// Bound by the exponentials, those of the raw logits for the log-probability included, and in top-p by one addition to a bucket
-// for each candidate.
+// Sixteen tasks, task t takes samples t, t + 16, …, so that the workspace stays bounded; a sample that is alone has its passes over
+// the vocabulary cut into parts, by shape, that threads share. Nothing is sorted: select.h finds the k-th largest logit and the
+// lightest weight of the nucleus. Sums are f64, of blocks of tokens, added in the order of tokens; the drawn number is looked for
+// among blocks, then in one.
+// Bound by the exponentials, of which those of the raw logits serve the log-probability.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,43 +12,17 @@
 
 #include "core/kernel.h"
 #include "core/philox.h"
-#include "cpu/threads.h"
+#include "cpu/select.h"
 #include "ops/sample.h"
 
 #ifndef ISA
 namespace selscan::cpu {
 namespace {
 
-// Tokens whose weights have one sum: whole vectors on every instruction set.
-constexpr int64_t Block = 512;
-
 // A logit's weight is exp((logit − most)·inverse), or 0 where it is below `least`.
 struct Weighing {
   float most, inverse, least;
 };
-
-// How the values of a range fall into buckets by their keys, bits that order like the numbers: (key − low) >> shift. What lies outside,
-// below or above, falls into the last one, which nobody reads.
-struct Digit {
-  uint32_t low;
-  int shift;
-  uint32_t buckets;
-  bool weighted;  // a value's mass is the value, or 1
-};
-
-// Bits that order like the numbers, −0 like 0; and back.
-inline uint32_t keyOf(float x) {
-  x += 0.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-inline float numberOf(uint32_t key) {
-  const uint32_t bits = key >> 31 ? key & 0x7fffffffu : ~key;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
 
 }  // namespace
 }  // namespace selscan::cpu
@@ -137,34 +110,6 @@ void keep(float* weights, double* sums, int64_t count, float least) {
   }
 }
 
-// Adds the masses of the values to their buckets.
-void tally(const float* values, int64_t count, cpu::Digit digit, double* masses) {
-  constexpr int64_t Piece = 256;
-  uint32_t bits[Piece];
-  float number[Piece];
-  for (int64_t begin = 0; begin < count; begin += Piece) {
-    const int64_t size = count - begin < Piece ? count - begin : Piece;
-    for (int64_t i = 0; i < size; i++) number[i] = values[begin + i] + 0.0f;  // −0 is 0
-    __builtin_memcpy(bits, number, size * sizeof(float));
-    for (int64_t i = 0; i < size; i++) {
-      const uint32_t key = bits[i] >> 31 ? ~bits[i] : bits[i] | 0x80000000u, bucket = (key - digit.low) >> digit.shift;
-      bits[i] = bucket < digit.buckets ? bucket : digit.buckets;
-    }
-    for (int64_t i = 0; i < size; i++) masses[bits[i]] += digit.weighted ? number[i] : 1.0;
-  }
-}
-
-// Copies the values within [low, high] in their order; how many. In place where it must be.
-int64_t gather(const float* values, int64_t count, float low, float high, float* found) {
-  int64_t taken = 0;
-  for (int64_t i = 0; i < count; i++) {
-    const float x = values[i];
-    found[taken] = x;
-    taken += static_cast<int>(x >= low) & static_cast<int>(x <= high);
-  }
-  return taken;
-}
-
 }  // namespace
 }  // namespace selscan::ISA
 #else
@@ -174,7 +119,7 @@ namespace {
 using ops::CountMask;
 using ops::InPrompt;
 
-constexpr int64_t Tasks = 16, PartsMax = 8, PartLeast = 8192;
+constexpr int64_t Tasks = 16;
 constexpr float Infinity = std::numeric_limits<float>::infinity(), Largest = std::numeric_limits<float>::max();
 
 struct Settings {
@@ -195,87 +140,29 @@ Settings readSettings(const float* s) {
 #define FOR_THIS_PROCESSOR(f) portable::f
 #endif
 
-// A range in parts, cut by its length alone.
-struct Parts {
-  int64_t total, count, length;
-
-  explicit Parts(int64_t total)
-      : total(total), count(std::clamp<int64_t>(total / PartLeast, 1, PartsMax)),
-        length(((total + count - 1) / count + Block - 1) / Block * Block) {}
-  int64_t begin(int64_t part) const { return part * length; }
-  // body(part, begin, size), by any thread.
-  template <class Body>
-  void each(Body&& body) const {
-    parallel(count, [&](int64_t part) { body(part, begin(part), std::min(length, total - begin(part))); });
-  }
-};
-
-constexpr uint32_t bucketsFor(int64_t count) { return count < 4096 ? 256 : 2048; }
-
 // What one task works in.
 struct Scratch {
-  float *weights, *candidates;
-  double *sums, *masses;  // of blocks; of buckets, for each part
+  float* weights;
+  Selection selection;
+  double* sums;  // of blocks
 
-  static int64_t floats(int64_t vocab) { return (vocab + 15) / 16 * 16; }
   static int64_t blocks(int64_t vocab) { return (vocab + Block - 1) / Block; }
-  static int64_t bytes(int64_t vocab) {
-    return 8 * (floats(vocab) + blocks(vocab) + Parts(vocab).count * (bucketsFor(vocab) + 1));
+  static size_t wholeLines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+  static size_t weightBytes(int64_t vocab) { return wholeLines(static_cast<size_t>(vocab) * sizeof(float)); }
+  static size_t bytes(int64_t vocab) {
+    return wholeLines(weightBytes(vocab) + Selection::bytes(vocab) + static_cast<size_t>(blocks(vocab)) * sizeof(double));
   }
   Scratch(std::byte* memory, int64_t vocab)
-      : weights(reinterpret_cast<float*>(memory)), candidates(weights + floats(vocab)),
-        sums(reinterpret_cast<double*>(candidates + floats(vocab))), masses(sums + blocks(vocab)) {}
+      : weights(reinterpret_cast<float*>(memory)), selection(memory + weightBytes(vocab), vocab),
+        sums(reinterpret_cast<double*>(memory + weightBytes(vocab) + Selection::bytes(vocab))) {}
 };
-
-struct Selected {
-  float value;
-  double above, mass;  // Σ of the masses of greater values, and of its equals
-};
-
-// The greatest of the values with keys in [low, high] at which the masses of all ≥ it reach the target; the least where none does. No
-// value has a key above `high`, and of `high` there is one.
-Selected select(const float* values, Digit digit, uint32_t high, double target, const Scratch& scratch, int64_t count) {
-  for (double above = 0;;) {
-    const Parts parts(count);
-    const uint32_t stride = bucketsFor(count) + 1;
-    for (digit.buckets = stride - 1, digit.shift = 0; (high - digit.low) >> digit.shift >= digit.buckets;) digit.shift++;
-    parts.each([&](int64_t part, int64_t begin, int64_t size) {
-      double* masses = scratch.masses + part * stride;
-      std::fill_n(masses, stride, 0.0);
-      FOR_THIS_PROCESSOR(tally)(values + begin, size, digit, masses);
-    });
-    uint32_t chosen = 0;
-    double mass = 0, reached = above;
-    for (int64_t bucket = (high - digit.low) >> digit.shift; bucket >= 0 && (mass == 0 || reached < target); bucket--) {
-      double sum = 0;
-      for (int64_t part = 0; part < parts.count; part++) sum += scratch.masses[part * stride + bucket];
-      if (sum == 0) continue;
-      chosen = static_cast<uint32_t>(bucket);
-      mass = sum;
-      above = reached;
-      reached += sum;
-    }
-    digit.low += chosen << digit.shift;
-    if (digit.shift == 0) return {numberOf(digit.low), above, mass};
-    high = std::min(high, digit.low + ((1u << digit.shift) - 1));
-    int64_t found[PartsMax];
-    parts.each([&](int64_t part, int64_t begin, int64_t size) {
-      found[part] = FOR_THIS_PROCESSOR(gather)(values + begin, size, numberOf(digit.low), numberOf(high), scratch.candidates + begin);
-    });
-    values = scratch.candidates;
-    count = found[0];
-    for (int64_t part = 1; part < parts.count; count += found[part++])
-      std::memmove(scratch.candidates + count, scratch.candidates + parts.begin(part), static_cast<size_t>(found[part]) * sizeof(float));
-  }
-}
 
 // The lightest weight of the shortest run of the most probable tokens, ties by lower id, that holds at least topP of all weight, which
 // is `total`; takes out those of its equals that are not in the run. Weights below (1 − topP)·total/(2·vocab) are not looked at: all
 // together they are half of what may stay outside, so that none is in the run, whatever the rounding of the sums.
 float nucleus(float topP, double total, const Scratch& scratch, int64_t vocab) {
   const double target = topP * total, out = (1.0 - topP) * total / (2.0 * static_cast<double>(vocab));
-  const Digit digit{keyOf(static_cast<float>(out)), 0, 0, true};
-  const Selected lightest = select(scratch.weights, digit, keyOf(1), target, scratch, vocab);
+  const Selected lightest = reaching(target, scratch.weights, vocab, static_cast<float>(out), 1, scratch.selection);
   const double equals = lightest.mass / lightest.value, needed = std::max(1.0, std::ceil((target - lightest.above) / lightest.value));
   if (needed >= equals) return lightest.value;
   auto left = static_cast<int64_t>(needed);
@@ -342,7 +229,7 @@ struct Top {
   int64_t begin;
 };
 Top topOf(const Request& request, const int32_t* history, float* scores, const Parts& parts) {
-  float most[PartsMax];
+  float most[Parts::Most];
   parts.each([&](int64_t part, int64_t begin, int64_t size) {
     const float* logits = request.logits + begin;
     if (history) penalise(logits, history + begin, scores + begin, size, request.settings);
@@ -365,7 +252,7 @@ int64_t choose(const Request& request, Top top, const Scratch& scratch, const Pa
   Weighing weighing{top.most, static_cast<float>(std::min(1.0 / settings.temperature, 1e30)), -Infinity};
   // On logits, not weights: a high temperature rounds different logits to one weight.
   if (request.topK > 0 && request.topK < parts.total)
-    weighing.least = select(scores, {keyOf(-Infinity), 0, 0, false}, keyOf(top.most), static_cast<double>(request.topK), scratch, parts.total).value;
+    weighing.least = kthLargest(scores, parts.total, request.topK, top.most, scratch.selection);
   parts.each([&](int64_t, int64_t begin, int64_t size) {
     FOR_THIS_PROCESSOR(weigh)(scores + begin, scratch.weights + begin, scratch.sums + begin / Block, size, weighing);
   });
@@ -384,7 +271,7 @@ int64_t choose(const Request& request, Top top, const Scratch& scratch, const Pa
 
 // log Σ exp(logits)
 double logSumExp(const float* logits, float most, const Parts& parts) {
-  double sums[PartsMax], total = 0;
+  double sums[Parts::Most], total = 0;
   parts.each([&](int64_t part, int64_t begin, int64_t size) {
     sums[part] = FOR_THIS_PROCESSOR(expSum)(logits + begin, size, {most, 1, -Infinity});
   });
@@ -411,7 +298,7 @@ void sample(const Call& call) {
   float* scores = logprobs.f32();
   std::byte* workspace = call.workspace;
   parallel(std::min(Tasks, samples), [=](int64_t task) {
-    const Scratch scratch(workspace + task * Scratch::bytes(vocab), vocab);
+    const Scratch scratch(workspace + static_cast<size_t>(task) * Scratch::bytes(vocab), vocab);
     const Parts parts(vocab);
     for (int64_t s = task; s < samples; s += Tasks) {
       const int32_t* line = limit + 5 * s;
@@ -433,7 +320,7 @@ void sample(const Call& call) {
 }
 
 size_t sampleBytes(const Call& call) {
-  return static_cast<size_t>(std::min(Tasks, call.inputs[0][0]) * Scratch::bytes(call.inputs[0][1]));
+  return static_cast<size_t>(std::min(Tasks, call.inputs[0][0])) * Scratch::bytes(call.inputs[0][1]);
 }
 
 void recordTokens(const Call& call) {

@@ -1,10 +1,11 @@
-import test from "ava"
+import test, { type ExecutionContext } from "ava"
 import fc from "fast-check"
 import { trace } from "../../lib/graph/program.ts"
 import { type HostArray, Store, setThreads } from "../../lib/native.ts"
 import { recordTokens, sample } from "../../lib/ops/sample.ts"
 import { device } from "../device.ts"
-import { random } from "./spec.ts"
+import { specs } from "./sample.ts"
+import { random, values } from "./spec.ts"
 
 const slots = 4
 
@@ -50,8 +51,15 @@ test("drawn tokens follow the softmax of the logits", async (t) => {
 })
 
 test.serial("a sample depends on its own line alone, for any number of threads", async (t) => {
+  for (const [samples, vocab] of [
+    [33, 301],
+    [3, 20_011], // cut into parts that threads share where a sample is alone
+  ] as const)
+    await dependsOnItsLineAlone(t, samples, vocab)
+})
+
+async function dependsOnItsLineAlone(t: ExecutionContext, samples: number, vocab: number): Promise<void> {
   await using store = new Store(device)
-  const [samples, vocab] = [33, 301]
   const next = random(3)
   const logits = Float32Array.from({ length: samples * vocab }, () => 6 * next() - 3)
   const settings = [0.9, 0.95, 0.01, 1, 0, 0]
@@ -65,24 +73,24 @@ test.serial("a sample depends on its own line alone, for any number of threads",
   }
   const expected = await many.run(inputs)
   const { ids, logprobs } = expected
-  try {
-    for (const threads of [1, 3]) {
-      await setThreads(threads)
-      t.deepEqual(await many.run(inputs), expected)
-    }
-  } finally {
-    await setThreads(0)
-  }
-  for (let s = 0; s < samples; s++) {
-    const alone = await one.run({
+  const alone = (s: number) =>
+    one.run({
       logits: logits.slice(s * vocab, (s + 1) * vocab),
       settings: Float32Array.from(settings),
       limits: Int32Array.of(40, s, 1, 0, 0),
       position: Int32Array.of(7 * s),
     })
-    t.deepEqual(alone, { ids: ids!.slice(s, s + 1), logprobs: logprobs!.slice(s, s + 1) })
+  try {
+    for (const threads of [1, 3]) {
+      await setThreads(threads)
+      t.deepEqual(await many.run(inputs), expected)
+      for (let s = 0; s < samples; s++)
+        t.deepEqual(await alone(s), { ids: ids!.slice(s, s + 1), logprobs: logprobs!.slice(s, s + 1) })
+    }
+  } finally {
+    await setThreads(0)
   }
-})
+}
 
 test("slots and positions that cannot be are refused", async (t) => {
   await using store = new Store(device)
@@ -158,5 +166,53 @@ test("whatever the numbers, the answer is a token or −1", async (t) => {
       })
     }),
     { numRuns: 300, seed: 1 },
+  )
+})
+
+test("of many ties the tokens are those that a plain sort leaves", async (t) => {
+  await using store = new Store(device)
+  const [samples, vocab] = [8, 257]
+  const executable = await store.compile(program(samples, vocab))
+  const given = fc.record({
+    logits: fc.array(fc.integer({ min: -9, max: 9 }), { minLength: vocab, maxLength: vocab }),
+    temperature: fc.constantFrom(0, 0.5, 1, 3, 1e5),
+    topP: fc.constantFrom(0, 1e-9, 0.3, 0.5, 0.87, 0.95, 0.999999, 1),
+    minP: fc.constantFrom(0, 0.013, 0.27),
+    topK: fc.constantFrom(0, 1, 2, 7, 100, 256, 257),
+    seed: fc.nat(),
+  })
+  await fc.assert(
+    fc.asyncProperty(given, async ({ logits, temperature, topP, minP, topK, seed }) => {
+      const inputs = {
+        logits: values(
+          "f32",
+          [samples, vocab],
+          repeat(samples, () => logits),
+        ),
+        settings: values(
+          "f32",
+          [samples, 6],
+          repeat(samples, () => [temperature, topP, minP, 1, 0, 0]),
+        ),
+        limits: values(
+          "i32",
+          [samples, 5],
+          repeat(samples, (s) => [topK, seed, s, 0, 0]),
+        ),
+        position: values(
+          "i32",
+          [samples],
+          repeat(samples, (s) => [s]),
+        ),
+      }
+      const { ids } = (await executable.run({
+        logits: Float32Array.from(inputs.logits.data),
+        settings: Float32Array.from(inputs.settings.data),
+        limits: Int32Array.from(inputs.limits.data),
+        position: Int32Array.from(inputs.position.data),
+      })) as { ids: HostArray }
+      t.deepEqual(Array.from(ids, Number), Array.from(specs[0]!.reference(inputs, {}).ids as Float64Array))
+    }),
+    { numRuns: 300, seed: 2 },
   )
 })

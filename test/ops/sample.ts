@@ -18,11 +18,12 @@ export function uniformAt(position: number, seedLow: number, seedHigh: number): 
   return Number(((counter[0] << 32n) | counter[1]) >> 11n) / 2 ** 53
 }
 
-const softmax = (logits: readonly number[]) => {
-  const most = Math.max(...logits)
-  const weights = logits.map((logit) => Math.exp(logit - most))
-  const total = weights.reduce((a, b) => a + b, 0)
-  return weights.map((weight) => weight / total)
+const sumOf = (weights: readonly number[]) => weights.reduce((a, b) => a + b, 0)
+
+/** Probabilities up to a factor: the greatest is exactly 1, equals are exactly equal, and so are whole multiples of them. */
+const weightsOf = (logits: readonly number[]) => {
+  const most = logits.reduce((a, b) => Math.max(a, b))
+  return logits.map((logit) => Math.exp(logit - most))
 }
 
 function penalised(logits: readonly number[], seen: readonly number[], settings: readonly number[]): number[] {
@@ -46,21 +47,22 @@ function choose(
   const scores = penalised(logits, seen, settings)
   const order = scores.map((_, id) => id).sort((a, b) => scores[b]! - scores[a]! || a - b)
   if (temperature === 0) return order[0]!
-  const least = topK > 0 && topK < scores.length ? scores[order[topK - 1]!]! : Number.NEGATIVE_INFINITY
-  const top = softmax(scores.map((score) => (score < least ? Number.NEGATIVE_INFINITY : score / temperature)))
+  const worst = topK > 0 && topK < scores.length ? scores[order[topK - 1]!]! : Number.NEGATIVE_INFINITY
+  const top = weightsOf(scores.map((score) => (score < worst ? Number.NEGATIVE_INFINITY : score / temperature)))
   const nucleus = new Set<number>()
+  const enough = topP * sumOf(top)
   let held = 0
   for (const id of order) {
-    if (nucleus.size > 0 && held >= topP) break
+    if (nucleus.size > 0 && held >= enough) break
     nucleus.add(id)
     held += top[id]!
   }
-  const kept = top.map((p, id) => (nucleus.has(id) && p >= minP * Math.max(...top) ? p : 0))
-  const total = kept.reduce((a, b) => a + b, 0)
+  const kept = top.map((weight, id) => (nucleus.has(id) && weight >= minP ? weight : 0))
+  const total = sumOf(kept)
   let passed = 0
-  return kept.findIndex((p) => {
-    passed += p
-    return p > 0 && passed > u * total
+  return kept.findIndex((weight) => {
+    passed += weight
+    return weight > 0 && passed > u * total
   })
 }
 
@@ -80,7 +82,8 @@ function reference({ logits, settings, limits, position, history }: Given) {
     const possible =
       own.every((logit) => logit < Number.POSITIVE_INFINITY) && own.some((logit) => logit > Number.NEGATIVE_INFINITY)
     ids[s] = possible ? choose(own, seen, row(settings, s), topK, uniformAt(position.data[s]!, low, high)) : -1
-    logprobs[s] = possible ? Math.log(softmax(own)[ids[s]!]!) : Number.NaN
+    const weights = weightsOf(own)
+    logprobs[s] = possible ? Math.log(weights[ids[s]!]! / sumOf(weights)) : Number.NaN
     if (after === undefined || to === 0) continue
     if (possible) seen[ids[s]!]!++
     after.set(seen, to * vocab)
@@ -107,6 +110,16 @@ function drawn(title: string, settings: readonly number[], topK: number, vocab =
         Array.from({ length: samples }, (_, s) => s * s * 1001),
       ),
     },
+  }
+}
+
+/** Logits that are whole multiples of a step: many are equal, with a step beyond them all. */
+function tied(title: string, settings: readonly number[], topK: number, vocab: number, step = 0.5): OpCase {
+  const base = drawn(title, settings, topK, vocab, 6)
+  const { logits } = base.inputs as { logits: Tensor64 }
+  return {
+    ...base,
+    inputs: { ...base.inputs, logits: { ...logits, data: logits.data.map((x) => step * Math.round(x / step)) } },
   }
 }
 
@@ -170,11 +183,29 @@ const cases: OpCase[] = [
   drawn("more samples than tasks", neutral, 0, 7, 50),
   { ...drawn("5003 tokens, top-k and top-p", [0.9, 0.9, 0, 1, 0, 0], 400, 5003, 2), replay: true },
   drawn("20000 tokens, top-p", [1.1, 0.8, 0, 1, 0, 0], 0, 20_000, 2),
+  ...[1, 2, 15, 16, 17, 255, 256, 257].map((vocab) =>
+    drawn(`all at once of ${vocab}`, [0.9, 0.8, 0.02, 1, 0, 0], Math.ceil(vocab / 2), vocab, 8),
+  ),
+  drawn("50280 tokens, greedy", [0, 1, 0, 1, 0, 0], 0, 50_280, 1),
+  drawn("50280 tokens, nothing is restricted", [0.8, 1, 0, 1, 0, 0], 0, 50_280, 1),
+  drawn("50280 tokens, top-k 40", [0.8, 1, 0, 1, 0, 0], 40, 50_280, 2),
+  drawn("50280 tokens, a top-k of nearly all, and min-p", [1.5, 1, 0.05, 1, 0, 0], 50_000, 50_280, 1),
+  drawn("50280 tokens, top-p 0.95", [0.8, 0.95, 0, 1, 0, 0], 0, 50_280, 2),
+  drawn("50280 tokens in heat, top-p 0.95", [1e4, 0.95, 0, 1, 0, 0], 0, 50_280, 1),
+  drawn("topP 1e-9 keeps one token", [1.5, 1e-9, 0, 1, 0, 0], 0),
+  drawn("topP 0.999999 of 20000", [0.7, 0.999999, 0, 1, 0, 0], 0, 20_000, 2),
+  tied("ties with the k-th stay", [1, 1, 0, 1, 0, 0], 30, 300),
+  tied("a nucleus ends among equals, of which the lower ids are in it", [1, 0.6, 0, 1, 0, 0], 0, 300),
+  tied("20000 tokens, a nucleus among ties", [2, 0.7, 0, 1, 0, 0], 0, 20_000),
+  tied("all logits are equal, greedy", [0, 1, 0, 1, 0, 0], 0, 20_000, 1e3),
+  tied("all logits are equal, drawn", [1, 1, 0, 1, 0, 0], 0, 777, 1e3),
+  tied("all logits are equal: a top-k keeps all, a nucleus the lower ids", [1, 0.303, 0.9, 1, 0, 0], 5, 777, 1e3),
   remembered("a history without penalties counts", neutral, 0),
   remembered("repetition penalty", [1, 1, 0, 1.7, 0, 0], 0),
   remembered("frequency and presence penalties", [1, 1, 0, 1, 0.6, 0.9], 0),
   remembered("penalties below zero, greedy", [0, 1, 0, 0.8, -0.5, -0.2], 0),
   remembered("every setting", [0.8, 0.9, 0.02, 1.3, 0.3, 0.4], 20),
+  remembered("every setting, 17000 tokens", [0.8, 0.9, 0.02, 1.3, 0.3, 0.4], 400, 17_000),
   oddities("logits that are not finite, greedy", [0, 1, 0, 1, 0, 0], 0),
   oddities("logits that are not finite, drawn", [1, 0.9, 0.01, 1, 0, 0], 4),
 ]
