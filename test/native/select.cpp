@@ -91,7 +91,7 @@ TEST("a selection has the same bits for any number of threads, and leaves out wh
   Memory memory(50280);
   const auto selected = [&](double share) { return reaching(share * sum, values.data(), 50280, 1e-3f, most, memory.selection); };
   const Selected all = selected(2);
-  CHECK(all.value >= 1e-3f && std::fabs((all.above + all.mass) / sum - 1) < 1e-12, "where none reaches it, the lightest that was looked at");
+  CHECK(all.value >= 1e-3f && std::fabs((all.above + all.mass) / sum - 1) < 1e-12, "none reaches it: the lightest of them");
   const Selected before = selected(0.9);
   for (const int threads : {1, 3, 0}) {
     setThreadCount(threads);
