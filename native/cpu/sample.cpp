@@ -4,7 +4,11 @@
 // the vocabulary cut into parts, by shape, that threads share. Nothing is sorted: select.h finds the k-th largest logit and the
 // lightest weight of the nucleus. Sums are f64, of blocks of tokens, added in the order of tokens; the drawn number is looked for
 // among blocks, then in one.
-// Bound by the exponentials, of which those of the raw logits serve the log-probability.
+// Bound by the exponentials, of which those of the raw logits serve the log-probability. Measured (selscan-bench sample, 50,280 words,
+// µs on one thread and on two of an AMD EPYC (Zen 5), AVX-512, 2026-11-22; in brackets with nth_element and sort, on either):
+//   logits as of a trained model: greedy 15, 9 (50); drawn 26, 15 (55); top-p 0.95 38, 23 (300), at temperature 1.5 82, 47 (2,610);
+//   top-k 40 36, 22 (262); min-p 31, 18 (53); penalties, top-k and top-p 60, 35 (399). Nearly flat: top-p 0.95 96, 72 (3,480).
+// Decoding of mamba-130m in bf16 with top-p 0.95 takes 6.6 ms a token (11.2), greedy 6.5.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

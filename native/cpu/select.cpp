@@ -7,7 +7,9 @@
 //
 // Of few among many, the k-th largest of the maxima of groups bounds the k-th largest from below (as many values are no smaller), and
 // nearly all others are left out before anything is counted.
-// Bound by one addition to a bucket for each value of the first range: 2.5 cycles, of values that are all equal 3 times as many.
+// Bound by one addition to a bucket for each value of the first range, about 1 ns; values that are all equal have three such rounds.
+// No better: one table of 2,048 buckets, where equals wait for one another (top-p of 50,280 logits that are all equal 585 µs, now 209),
+// and all values in the first round, those out of question too (logits as of a trained model 213 µs, now 38).
 #include "cpu/select.h"
 
 #include <cstring>
