@@ -19,8 +19,8 @@
 namespace selscan::cpu {
 namespace {
 
-constexpr int64_t Tables = 4;   // neighbours add to different ones: an addition waits for the one before to the same bucket
-constexpr int64_t Group = 64;   // values that have a maximum together
+constexpr int64_t Tables = 4;  // neighbours add to different ones: an addition waits for the one before to the same bucket
+constexpr int64_t Group = 64;  // values that have a maximum together
 
 // How values fall into buckets: (key − low) >> shift. Those outside, below or above, fall into one more, which nobody reads.
 struct Digit {
