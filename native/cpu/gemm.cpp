@@ -63,13 +63,21 @@ void productPairs(const cpu::Product& product, const cpu::Block& block) { blockP
 #else
 namespace selscan::cpu {
 
+// The product over tiles; null where there are none.
+static BlockProduct overTiles() {
+  const char* amx = std::getenv("SELSCAN_AMX");
+  if (amx && std::strcmp(amx, "emulate") == 0) return productTilesEmulated;
+#if SELSCAN_X86
+  if (isa() >= Isa::amx) return amx::productTiles;
+#endif
+  return nullptr;
+}
+
 static BlockProduct choose(Precision precision) {
   const bool half = precision == Precision::bf16;
-  const char* amx = std::getenv("SELSCAN_AMX");
-  if (half && amx && std::strcmp(amx, "emulate") == 0) return productTilesEmulated;
+  if (half && overTiles()) return overTiles();
 #if SELSCAN_X86
   const Isa level = isa();
-  if (half && level >= Isa::amx) return amx::productTiles;
   if (half && level >= Isa::avx512bf16) return avx512bf16::productDots;
   if (level >= Isa::avx512) return half ? avx512::productPairs : avx512::productF32;
   if (level >= Isa::avx2) return half ? avx2::productPairs : avx2::productF32;
@@ -78,8 +86,15 @@ static BlockProduct choose(Precision precision) {
 }
 
 BlockProduct blockProduct(Precision precision) {
-  static const BlockProduct products[] = {choose(Precision::f32), choose(Precision::bf16), int8Product()};
+  static const BlockProduct products[] = {choose(Precision::f32), choose(Precision::bf16), int8Product(), overTiles(), overTiles()};
   return products[static_cast<int>(precision)];
+}
+
+Precision productsOf(const Attributes& attributes, Dtype right) {
+  const std::string& word = attributes.word("precision");
+  if (word == "bf16") return Precision::bf16;
+  if (word != "bf16x3" || !blockProduct(Precision::bf16x3)) return Precision::f32;
+  return right == Dtype::bf16 ? Precision::bf16x2 : Precision::bf16x3;
 }
 
 uint64_t newProduct() {
@@ -103,8 +118,8 @@ const uint32_t* leftRows(const Product& product, const Block& block, int64_t ste
   if (!made) made.reset(new PackedRoom);
   PackedRoom& room = *made;
   if (product.id != 0 && room.id == product.id && room.row == block.row && room.step == step) return room.words;
-  const int64_t perStep = product.b.precision == Precision::f32 ? 1 : 2, end = (step + PackedSteps) * perStep;
-  packRows(product.a, product.b.precision, {block.row, block.rowEnd}, {step * perStep, end < product.b.inner ? end : product.b.inner},
+  const int64_t each = perStep(product.b.precision), end = (step + PackedSteps) * each;
+  packRows(product.a, product.b.precision, {block.row, block.rowEnd}, {step * each, end < product.b.inner ? end : product.b.inner},
            multiple, room.words);
   room.id = product.id;
   room.row = block.row;
@@ -116,11 +131,15 @@ template <Precision P, bool Forward>
 static Panels shapeOf(const Tensor& weight) {
   return Forward ? Panels{P, weight[1], weight[0]} : Panels{P, weight[0], weight[1]};
 }
+constexpr const char* nameOf(Precision precision, bool forward) {
+  if (precision == Precision::f32) return forward ? "panels of the transpose, f32" : "panels, f32";
+  if (precision == Precision::bf16) return forward ? "panels of the transpose, bf16" : "panels, bf16";
+  return forward ? "panels of the transpose, bf16x3" : "panels, bf16x3";
+}
 template <Precision P, bool Forward>
 static const Preparation* panelsOf() {
   static const Preparation preparation{
-      .name = Forward ? (P == Precision::f32 ? "panels of the transpose, f32" : "panels of the transpose, bf16")
-                      : (P == Precision::f32 ? "panels, f32" : "panels, bf16"),
+      .name = nameOf(P, Forward),
       .bytes = [](const Tensor& weight) { return shapeOf<P, Forward>(weight).sizeBytes(); },
       .run =
           [](const Tensor& weight, std::byte* to, Device&) {
@@ -129,7 +148,7 @@ static const Preparation* panelsOf() {
             packPanels(from, shapeOf<P, Forward>(weight), to);
           },
       .blockRows = Forward ? PanelWidth : 0,
-      .holds = [](const Tensor& weight) { return P == Precision::f32 || weight.dtype == Dtype::bf16; },
+      .holds = [](const Tensor& weight) { return P == Precision::f32 || (P == Precision::bf16 && weight.dtype == Dtype::bf16); },
       .restore =
           [](const std::byte* prepared, const Tensor& to) {
             Panels panels = shapeOf<P, Forward>(to);
@@ -138,12 +157,13 @@ static const Preparation* panelsOf() {
           }};
   return &preparation;
 }
-const Preparation* forwardPanels(Precision precision) {
-  return precision == Precision::f32 ? panelsOf<Precision::f32, true>() : panelsOf<Precision::bf16, true>();
+template <bool Forward>
+static const Preparation* panelsOf(Precision precision) {
+  if (precision == Precision::f32) return panelsOf<Precision::f32, Forward>();
+  return precision == Precision::bf16x3 ? panelsOf<Precision::bf16x3, Forward>() : panelsOf<Precision::bf16, Forward>();
 }
-const Preparation* backwardPanels(Precision precision) {
-  return precision == Precision::f32 ? panelsOf<Precision::f32, false>() : panelsOf<Precision::bf16, false>();
-}
+const Preparation* forwardPanels(Precision precision) { return panelsOf<true>(precision); }
+const Preparation* backwardPanels(Precision precision) { return panelsOf<false>(precision); }
 
 size_t slabBytes(Precision precision, int64_t rows, int64_t inner, int64_t columns) {
   const Panels slab{precision, inner < SlabRows ? inner : SlabRows, columns};
@@ -154,10 +174,10 @@ size_t slabBytes(Precision precision, int64_t rows, int64_t inner, int64_t colum
 static void packLeft(const Left& a, Precision precision, int64_t rows, int64_t inner, uint32_t* to) {
   // Pieces of which each is one stretch of memory: rows, or a few k of many rows.
   const bool lines = a.innerStride == 1;
-  const int64_t height = lines ? 32 : RowBlock, depth = lines ? inner : 128, perStep = precision == Precision::f32 ? 1 : 2;
-  const int64_t pieces = (inner + depth - 1) / depth, blockWords = packedWords((inner + perStep - 1) / perStep);
+  const int64_t height = lines ? 32 : RowBlock, depth = lines ? inner : 128, each = perStep(precision);
+  const int64_t pieces = (inner + depth - 1) / depth, blockWords = packedWords((inner + each - 1) / each);
   parallel((rows + height - 1) / height * pieces, [=](int64_t task) {
-    const int64_t row = task / pieces * height, k = task % pieces * depth, step = k / perStep;
+    const int64_t row = task / pieces * height, k = task % pieces * depth, step = k / each;
     uint32_t* block = to + row / RowBlock * blockWords + row % RowBlock * StepBlock;
     packRows(a, precision, {row, row + height < rows ? row + height : rows}, {k, k + depth < inner ? k + depth : inner}, 1,
              block + packedWords(step / StepBlock * StepBlock) + step % StepBlock);

@@ -10,7 +10,22 @@
 // after unpacking. Columns past the last and k past the last are zeros; panels of bf16 are
 // padded to a multiple of 16 steps (a tile). Weights in 8 bits have panels of their own, with scales (cpu/gemm_int8.h).
 //
-// SELSCAN_AMX=emulate in the environment runs the AMX kernel on tiles made of plain arrays: its packing, blocking and tails
+// bf16x3, on AMX alone, splits x into h = bf16(x) and l = bf16(x − h) and makes three products of bf16 of one of f32:
+//
+//   Σ a·b ≈ Σ over blocks of 32 k of  al·bh, then ah·bh, then ah·bl        each the 32 products of a tile, in rising order of blocks
+//
+// Half a unit of bf16 is 2⁻⁸ of a power of two 2^e ≤ |x|: |x − h| and so |l| are at most 2⁻⁸·2^e. Rounding l loses half a unit of what
+// lies below 2⁻⁸·2^e, so |x − h − l| ≤ 2⁻¹⁷·|x|. What is left out of a·b is al·bl ≤ 2⁻¹⁶ and what a and b lost, 2⁻¹⁷ each: at most
+// 2⁻¹⁵·|a·b|, as a rule some 2⁻¹⁹. Products of bf16 are exact in f32, and an element is the sum of 3·⌈k/32⌉ tiles of 17 additions in
+// line, so all in all |error| ≤ (2⁻¹⁵ + (3·⌈k/32⌉ + 17)·2⁻²⁴)·Σ|a·b|. A bf16 weight has no l: bf16x2 leaves bl out, and 2⁻¹⁷ is the bound.
+//
+// h of what rounding would make infinite is the greatest bf16. An infinity has h = ±1 and l = ±∞, so its products with anything are those
+// of f32; a NaN has l = NaN. Below 2⁻¹²⁶ AMX and its rounding see zero, so numbers below 2⁻¹¹⁰ lose up to 2⁻¹²⁶. A product that comes
+// within 2⁻¹⁵ of the greatest f32 may be infinite, and one beyond it infinite or NaN, since its parts overflow either way. On processors
+// without tiles bf16x3 is f32, which there is exact and no slower: three products at 510 GFLOP/s of vdpbf16ps take longer than one at
+// 257 of f32 (one core of an AMD EPYC, Zen 5).
+//
+// SELSCAN_AMX=emulate in the environment runs the AMX kernels on tiles made of plain arrays: their packing, blocking and tails
 // can be tested on any machine.
 #pragma once
 #include "core/kernel.h"
@@ -19,7 +34,13 @@
 
 namespace selscan::cpu {
 
-using ops::Precision, ops::precisionOf;
+using ops::Precision;
+
+// The precision of products whose B is of this dtype, for the attribute `precision`.
+Precision productsOf(const Attributes&, Dtype right);
+constexpr bool isSplit(Precision precision) { return precision == Precision::bf16x3 || precision == Precision::bf16x2; }
+// How many k a word of A's rows has: a pair of bf16, or one f32; of a split a group of 32 k is 16 pairs of h and 16 of l.
+constexpr int64_t perStep(Precision precision) { return precision == Precision::bf16 ? 2 : 1; }
 
 constexpr int64_t PanelWidth = 16;
 constexpr int64_t RowBlock = 96;     // rows of C in one task at most: a multiple of the 12 rows of a register tile and of the 32 of AMX
@@ -46,10 +67,11 @@ struct Panels {
   const uint16_t* scales = nullptr;  // of int8: 16 bf16 for each 32 k of a panel
 
   int64_t count() const { return (columns + PanelWidth - 1) / PanelWidth; }
-  int64_t steps() const { return precision == Precision::f32 ? inner : (inner + 1) / 2; }
+  int64_t steps() const { return (inner + perStep(precision) - 1) / perStep(precision); }
   int64_t groups() const { return (inner + 31) / 32; }
   int64_t panelWords() const {
-    return (precision == Precision::f32 ? inner : groups() * (precision == Precision::bf16 ? 16 : 8)) * PanelWidth;
+    const int64_t perGroup = precision == Precision::bf16x3 ? 32 : precision == Precision::int8 ? 8 : 16;  // bf16x2: of bf16
+    return (precision == Precision::f32 ? inner : groups() * perGroup) * PanelWidth;
   }
   // Those from one of them on, for so many columns.
   Panels from(int64_t panel, int64_t wanted) const {
@@ -87,8 +109,8 @@ struct Range {
 };
 // Words of RowBlock rows of A in the layout the kernels want, [steps / StepBlock][RowBlock][StepBlock].
 constexpr int64_t packedWords(int64_t steps) { return (steps + StepBlock - 1) / StepBlock * RowBlock * StepBlock; }
-// Packs rows [rows.begin, rows.end), at most RowBlock, and k in the range, which begins at an even k: f32 as they are, or rounded to
-// pairs of bf16, with zeros up to a multiple of 16 steps. Rows follow up to a multiple of `multiple`, all zeros.
+// Packs rows [rows.begin, rows.end), at most RowBlock, and k in the range, which begins at a multiple of 32: f32 as they are, or rounded
+// to pairs of bf16, or both halves of each 32, with zeros up to whole tiles. Rows follow up to a multiple of `multiple`, all zeros.
 void packRows(const Left&, Precision, Range rows, Range inner, int64_t multiple, uint32_t* to);
 // A's rows of the block from `step` on, for PackedSteps or what is left of them: packed now, or by the caller.
 const uint32_t* leftRows(const Product&, const Block&, int64_t step, int64_t multiple);

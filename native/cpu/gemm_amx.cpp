@@ -1,6 +1,7 @@
-// bf16 products on AMX tiles: 32 × 32 of C in four tiles, fed by two tiles of A (16 rows × 16 pairs of k) and two of B
-// (16 pairs × 16 columns, which is how panels lie in memory). Used for every number of rows, so that one row has the bits
-// that it has among many. The kernel is written over a tile type with four operations: HardwareTiles are the instructions,
+// bf16 products and the split of f32 (cpu/gemm.h) on AMX tiles: 32 × 32 of C in four tiles, fed by two tiles of A (16 rows × 16 pairs
+// of k) and two of B (16 pairs × 16 columns, which is how panels lie in memory). Used for every number of rows, so that one row has the
+// bits that it has among many. The three products of a split load eight tiles for twelve multiplications, where bf16 loads four for four:
+// that order (low·high, high·high, high·low) changes one side at a time. The kernel is written over a tile type with four operations: HardwareTiles are the instructions,
 // EmulatedTiles plain arrays with the same order of additions, for machines without AMX (SELSCAN_AMX=emulate).
 #include <cstring>
 
@@ -87,7 +88,7 @@ struct SquareArguments {
 
 namespace selscan::cpu {
 void productTilesEmulated(const Product& product, const Block& block) {
-  emulated::productSquares<EmulatedTiles>(product, block);
+  emulated::productOverTiles<EmulatedTiles>(product, block);
 }
 }  // namespace selscan::cpu
 
@@ -153,7 +154,7 @@ struct HardwareTiles {
 #undef ISA
 
 namespace selscan::amx {
-void productTiles(const cpu::Product& product, const cpu::Block& block) { productSquares<cpu::HardwareTiles>(product, block); }
+void productTiles(const cpu::Product& product, const cpu::Block& block) { productOverTiles<cpu::HardwareTiles>(product, block); }
 }  // namespace selscan::amx
 SELSCAN_POP_TARGET
 #endif

@@ -4,6 +4,7 @@
 // lines that lie a row apart cost a page each (panel by panel: 1.3 times slower); the others are turned in L1.
 // Bound by memory; the packing of a weight is one pass per update of it.
 #include <algorithm>
+#include <cfloat>
 #include <cstring>
 
 #include "cpu/gemm.h"
@@ -40,46 +41,50 @@ inline void pair(F32 even, F32 odd, uint32_t* to) {
 #endif
 }
 
-// pair() of 16 lanes, of which n are read; the others are zeros, and so are all where odd is null.
+// Lanes numbers, of which n are read; the others are zeros, and so are all where there are none.
+inline F32 some(const float* from, int n) {
+  return !from || n <= 0 ? set(0.0f) : n < Lanes ? load(from, n) : load(from);
+}
+
+// pair() of 16 lanes, of which n are read; null is a line of zeros.
 inline void zip(const float* even, const float* odd, int n, uint32_t* to) {
+  for (int i = 0; i < Width; i += Lanes) pair(some(even ? even + i : nullptr, n - i), some(odd ? odd + i : nullptr, n - i), to + i);
+}
+
+// x = high + low up to 2⁻¹⁷·|x| once low is rounded too, see cpu/gemm.h. min and max take the other one of a NaN, which is in low then.
+struct Halves {
+  F32 high, low;
+};
+inline Halves split(F32 x) {
+  const F32 most = selectGreater(abs(x), set(FLT_MAX), set(1.0f), set(fromBf16(0x7f7f)));
+  const F32 high = roundedToBf16(max(min(x, most), set(0.0f) - most));
+  return {high, x - high};
+}
+
+// zip() of both halves.
+inline void zipHalves(const float* even, const float* odd, int n, uint32_t* high, uint32_t* low) {
   for (int i = 0; i < Width; i += Lanes) {
-    const int here = n - i < Lanes ? n - i : Lanes;
-    if (here == Lanes) pair(load(even + i), odd ? load(odd + i) : set(0.0f), to + i);
-    else if (here > 0) pair(load(even + i, here), odd ? load(odd + i, here) : set(0.0f), to + i);
-    else pair(set(0.0f), set(0.0f), to + i);
+    const Halves a = split(some(even ? even + i : nullptr, n - i)), b = split(some(odd ? odd + i : nullptr, n - i));
+    pair(a.high, b.high, high + i);
+    pair(a.low, b.low, low + i);
   }
 }
 
-// to[m·stride + i] = from[i][m], 16 × 16. On AVX-512 in 64 instructions: pairs of lines, pairs of pairs, then quarters of registers.
+// to[m·stride + i] = from[i][m], 16 × 16.
 inline void turn(const uint32_t (*from)[Width], uint32_t* to, int64_t stride) {
-#if defined(SELSCAN_AVX512)
-  __m512i a[Width], b[Width];
-  for (int i = 0; i < Width; i += 2) {
-    const __m512i even = _mm512_loadu_si512(from[i]), odd = _mm512_loadu_si512(from[i + 1]);
-    a[i] = _mm512_unpacklo_epi32(even, odd);
-    a[i + 1] = _mm512_unpackhi_epi32(even, odd);
-  }
-  for (int i = 0; i < Width; i += 4)  // lane group g of b[i + j] holds column 4g + j of lines i to i + 3
-    for (int j = 0; j < 2; j++) {
-      b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
-      b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+  for (int i = 0; i < Width; i += Lanes)
+    for (int m = 0; m < Width; m += Lanes) {
+      F32 square[Lanes];
+      SELSCAN_UNROLL
+      for (int lane = 0; lane < Lanes; lane++) square[lane] = load(reinterpret_cast<const float*>(from[i + lane] + m));
+      transpose(square);
+      SELSCAN_UNROLL
+      for (int lane = 0; lane < Lanes; lane++) store(reinterpret_cast<float*>(to + (m + lane) * stride + i), square[lane]);
     }
-  for (int j = 0; j < 4; j++) {
-    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x44), high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xee);
-    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x44), high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xee);
-    _mm512_storeu_si512(to + j * stride, _mm512_shuffle_i32x4(low01, low23, 0x88));
-    _mm512_storeu_si512(to + (4 + j) * stride, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-    _mm512_storeu_si512(to + (8 + j) * stride, _mm512_shuffle_i32x4(high01, high23, 0x88));
-    _mm512_storeu_si512(to + (12 + j) * stride, _mm512_shuffle_i32x4(high01, high23, 0xdd));
-  }
-#else
-  for (int m = 0; m < Width; m++)
-    for (int i = 0; i < Width; i++) to[m * stride + i] = from[i][m];
-#endif
 }
 
 // As gather() and zip() do for bf16 that stay bf16: no value is touched, not even one too small for the processor's products.
-void packHalves(const cpu::Right& from, int64_t k0, int depth, int64_t column, int width, uint32_t* to) {
+void packKept(const cpu::Right& from, int64_t k0, int depth, int64_t column, int width, uint32_t* to) {
   uint16_t rows[Width][Width] = {};
   const uint16_t* corner = reinterpret_cast<const uint16_t*>(from.data) + k0 * from.innerStride + column * from.columnStride;
   for (int k = 0; k < depth; k++)
@@ -119,29 +124,33 @@ inline void packSquare(const cpu::Right& from, const cpu::Panels& shape, int64_t
   const int64_t column = panel * Width, left = shape.inner - k;
   const int width = shape.columns - column < Width ? static_cast<int>(shape.columns - column) : Width;
   const int depth = left < 0 ? 0 : left < Width ? static_cast<int>(left) : Width;
-  uint32_t* out = to + panel * shape.panelWords();
-  const bool f32 = shape.precision == cpu::Precision::f32;
+  const bool f32 = shape.precision == cpu::Precision::f32, halves = shape.precision == cpu::Precision::bf16x3;
+  uint32_t* panelTo = to + panel * shape.panelWords();
+  uint32_t* out = panelTo + (f32 ? k : halves ? k / 32 * 32 + k % 32 / 2 : k / 2) * Width;  // of halves the higher ones'
   if (from.columnStride == 1 && from.dtype == Dtype::f32)
     for (int i = 0; i < Width; i++)
       __builtin_prefetch(reinterpret_cast<const float*>(from.data) + (k + Width + i) * from.innerStride + column);
   if (f32 && from.columnStride == 1 && from.dtype == Dtype::f32 && width == Width) {
     const float* line = reinterpret_cast<const float*>(from.data) + k * from.innerStride + column;
-    for (int i = 0; i < depth; i++) std::memcpy(out + (k + i) * Width, line + i * from.innerStride, sizeof(float) * Width);
+    for (int i = 0; i < depth; i++) std::memcpy(out + i * Width, line + i * from.innerStride, sizeof(float) * Width);
     return;
   }
-  if (!f32 && from.dtype == Dtype::bf16) return packHalves(from, k, depth, column, width, out + k / 2 * Width);
-  if (!f32 && from.columnStride == 1) {
+  if (!f32 && !halves && from.dtype == Dtype::bf16) return packKept(from, k, depth, column, width, out);
+  const auto pairs = [&](const float* even, const float* odd, int n, int i) {
+    if (halves) zipHalves(even, odd, n, out + i / 2 * Width, out + (Width + i / 2) * Width);
+    else zip(even, odd, n, out + i / 2 * Width);
+  };
+  if (!f32 && from.columnStride == 1 && from.dtype == Dtype::f32) {
     const float* line = reinterpret_cast<const float*>(from.data) + k * from.innerStride + column;
     for (int i = 0; i < Width; i += 2)
-      zip(line + i * from.innerStride, i + 1 < depth ? line + (i + 1) * from.innerStride : nullptr, i < depth ? width : 0,
-          out + (k + i) / 2 * Width);
+      pairs(i < depth ? line + i * from.innerStride : nullptr, i + 1 < depth ? line + (i + 1) * from.innerStride : nullptr, width, i);
     return;
   }
   float rows[Width][Width];
   gather(from, k, depth, column, width, rows);
-  if (f32) std::memcpy(out + k * Width, rows, sizeof(float) * Width * depth);
+  if (f32) std::memcpy(out, rows, sizeof(float) * Width * depth);
   else
-    for (int i = 0; i < Width; i += 2) zip(rows[i], rows[i + 1], Width, out + (k + i) / 2 * Width);
+    for (int i = 0; i < Width; i += 2) pairs(rows[i], rows[i + 1], Width, i);
 }
 
 // Panels [panels.begin, end), k in [inner.begin, end), which is whole squares; inner.end may lie beyond the last k.
@@ -155,11 +164,32 @@ void packRegion(const cpu::Right& from, const cpu::Panels& shape, cpu::Range pan
   }
 }
 
+// The halves of a row's k, 32 at a time.
+inline void packLineHalves(const float* from, int64_t depth, uint32_t* to) {
+  constexpr int Group = 2 * Width;
+  for (int64_t k = 0; k < depth; k += Group, to += Group) {
+    uint16_t *high = reinterpret_cast<uint16_t*>(to), *low = high + Group;
+    const int n = depth - k < Group ? static_cast<int>(depth - k) : Group;
+#if defined(SELSCAN_AVX512BF16)
+    const Halves a = split(some(from + k, n)), b = split(some(from + k + Lanes, n - Lanes));
+    _mm512_storeu_si512(high, (__m512i)_mm512_cvtne2ps_pbh(b.high.v, a.high.v));
+    _mm512_storeu_si512(low, (__m512i)_mm512_cvtne2ps_pbh(b.low.v, a.low.v));
+#else
+    for (int i = 0; i < Group; i += Lanes) {
+      const Halves x = split(some(from + k + i, n - i));
+      storeBf16(high + i, x.high);
+      storeBf16(low + i, x.low);
+    }
+#endif
+  }
+}
+
 // One row of A whose k follow one another: `depth` of them, at most a block of steps. `next` is read after it: processors foresee
 // no stream across pages, which would cost a row of A some 16 lines at the speed of L3's latency.
-inline void packLine(const float* from, const float* next, bool f32, int64_t depth, uint32_t* to) {
+inline void packLine(const float* from, const float* next, cpu::Precision precision, int64_t depth, uint32_t* to) {
   for (int64_t k = 0; k < depth; k += Width) __builtin_prefetch(next + k);
-  if (f32) {
+  if (cpu::isSplit(precision)) return packLineHalves(from, depth, to);
+  if (precision == cpu::Precision::f32) {
     std::memcpy(to, from, sizeof(float) * depth);
     return;
   }
@@ -174,41 +204,45 @@ inline void packLine(const float* from, const float* next, bool f32, int64_t dep
   for (; k % (2 * Width) != 0; k++) line[k] = 0;
 }
 
-// 16 rows of A that follow one another (those beyond `rows` are zeros) × 16 steps with `depth` k from `from` on, turned in L1.
-inline void packTurned(const float* from, int64_t innerStride, bool f32, int rows, int64_t depth, uint32_t* to) {
-  const int perStep = f32 ? 1 : 2;
-  alignas(64) uint32_t square[Width][Width];
+// 16 rows of A that follow one another (those beyond `rows` are zeros) × 16 k of f32 or 32, turned in L1; `depth` k are left from `from` on.
+inline void packTurned(const float* from, int64_t innerStride, cpu::Precision precision, int rows, int64_t depth, uint32_t* to) {
+  const bool f32 = precision == cpu::Precision::f32, halves = cpu::isSplit(precision);
+  const int each = f32 ? 1 : 2;
+  alignas(64) uint32_t square[Width][Width], low[Width][Width];
   for (int i = 0; i < Width; i++) {
-    const float* line = from + i * perStep * innerStride;
-    for (int odd = 0; odd < perStep; odd++) __builtin_prefetch(line + (Width * perStep + odd) * innerStride);
-    if (i * perStep >= depth) std::memset(square[i], 0, sizeof square[i]);
-    else if (f32) std::memset(square[i], 0, sizeof square[i]), std::memcpy(square[i], line, sizeof(float) * rows);
-    else zip(line, i * perStep + 1 < depth ? line + innerStride : nullptr, rows, square[i]);
+    const int64_t left = depth - i * each;
+    const float* line = from + i * each * innerStride;
+    for (int odd = 0; odd < each; odd++) __builtin_prefetch(line + (Width * each + odd) * innerStride);
+    const float *even = left > 0 ? line : nullptr, *odd = left > 1 ? line + innerStride : nullptr;
+    if (halves) zipHalves(even, odd, rows, square[i], low[i]);
+    else if (!f32) zip(even, odd, rows, square[i]);
+    else std::memset(square[i], 0, sizeof square[i]), std::memcpy(square[i], line, left > 0 ? sizeof(float) * rows : 0);
   }
   turn(square, to, cpu::StepBlock);
+  if (halves) turn(low, to + Width, cpu::StepBlock);
 }
 
 void packRows(const cpu::Left& a, cpu::Precision precision, const cpu::Range& rows, const cpu::Range& inner, int64_t multiple,
               uint32_t* to) {
-  const bool f32 = precision == cpu::Precision::f32;
   const int64_t count = rows.end - rows.begin, depth = inner.end - inner.begin;
-  const int64_t perStep = f32 ? 1 : 2, stretch = cpu::StepBlock * perStep;
+  const int64_t each = cpu::perStep(precision), stretch = cpu::StepBlock * each;
+  const int64_t square = precision == cpu::Precision::f32 ? Width : 2 * Width;  // k that packTurned() takes
   const float* from = a.data + rows.begin * a.rowStride + inner.begin * a.innerStride;
   const auto place = [&](int64_t m, int64_t k) {
-    return to + k / stretch * cpu::packedWords(cpu::StepBlock) + m * cpu::StepBlock + k % stretch / perStep;
+    return to + k / stretch * cpu::packedWords(cpu::StepBlock) + m * cpu::StepBlock + k % stretch / each;
   };
   // Memory is read in its order.
   if (a.innerStride == 1) {
     for (int64_t m = 0; m < count; m++)
       for (int64_t k = 0; k < depth; k += stretch) {
         const float* line = from + m * a.rowStride + k;
-        packLine(line, m + 1 < count ? line + a.rowStride : line, f32, depth - k < stretch ? depth - k : stretch, place(m, k));
+        packLine(line, m + 1 < count ? line + a.rowStride : line, precision, depth - k < stretch ? depth - k : stretch, place(m, k));
       }
   } else {
-    for (int64_t k = 0; k < depth; k += Width * perStep)
+    for (int64_t k = 0; k < depth; k += square)
       for (int64_t m = 0; m < count; m += Width)
-        packTurned(from + m + k * a.innerStride, a.innerStride, f32, count - m < Width ? static_cast<int>(count - m) : Width, depth - k,
-                   place(m, k));
+        packTurned(from + m + k * a.innerStride, a.innerStride, precision, count - m < Width ? static_cast<int>(count - m) : Width,
+                   depth - k, place(m, k));
   }
   for (int64_t m = count; m % multiple != 0; m++)
     for (int64_t k = 0; k < depth; k += stretch) std::memset(place(m, k), 0, sizeof(uint32_t) * cpu::StepBlock);
@@ -223,7 +257,8 @@ SELSCAN_PUSH_TARGET_AVX512BF16
 #define SELSCAN_AVX512 1
 #define SELSCAN_AVX512BF16 1
 namespace selscan::avx512bf16 {
-using avx512::F32, avx512::Lanes, avx512::load, avx512::roundedToBf16, avx512::set, avx512::store, avx512::storeBf16;
+using avx512::F32, avx512::Lanes, avx512::load, avx512::roundedToBf16, avx512::set, avx512::store, avx512::storeBf16,
+    avx512::transpose;
 }
 #include EACH_ISA
 #undef SELSCAN_AVX512BF16
@@ -251,7 +286,7 @@ Panels packPanels(const Right& from, Panels shape, std::byte* to) {
   const int64_t stretch = lines ? 64 : 512, wide = lines ? shape.count() : 16;
   const auto packRegion = CHOOSE(packRegion);
   shape.words = reinterpret_cast<const uint32_t*>(to);
-  const int64_t stored = shape.precision == Precision::f32 ? shape.inner : shape.panelWords() / PanelWidth * 2;
+  const int64_t stored = shape.precision == Precision::f32 ? shape.inner : shape.groups() * 32;
   const int64_t stretches = (stored + stretch - 1) / stretch, groups = (shape.count() + wide - 1) / wide;
   parallel(groups * stretches, [&](int64_t task) {
     const int64_t panel = task / stretches * wide, k = task % stretches * stretch;

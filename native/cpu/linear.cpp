@@ -83,7 +83,7 @@ void linear(const Call& call) {
   if (!y && !pre) return;
   const int64_t rows = x[0], in = x[1], out = weight[0];
   float* sums = pre ? pre.f32() : y.f32();
-  cpu::Product product{{x.f32(), in, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), sums, out};
+  cpu::Product product{{x.f32(), in, 1}, cpu::weightPanels(call, 1, 4, cpu::productsOf(call.attributes, weight.dtype)), sums, out};
   if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace);
   const Epilogue epilogue{sums, bias.f32(), residual.f32(), y.f32(), pre.f32(), out};
   const Activation activation = ops::activationOf(call.attributes);
@@ -118,7 +118,7 @@ void linearInputGrad(const Call& call) {
   if (!dx) return;
   const int64_t out = weight[0], in = weight[1];
   const auto* words = reinterpret_cast<const uint32_t*>(call.prepared[1]);
-  multiply({{dy.f32(), out, 1}, {precisionOf(call.attributes), out, in, words}, dx.f32(), in}, dy[0]);
+  multiply({{dy.f32(), out, 1}, {productsOf(call.attributes, weight.dtype), out, in, words}, dx.f32(), in}, dy[0]);
 }
 
 void linearWeightGrad(const Call& call) {
@@ -126,15 +126,15 @@ void linearWeightGrad(const Call& call) {
   const auto [dweight] = call.out<1>();
   if (!dweight) return;
   const int64_t rows = dy[0], out = dy[1], in = x[1];
-  const Product product{{dy.f32(), 1, out}, {precisionOf(call.attributes), rows, in}, dweight.f32(), in};
+  const Product product{{dy.f32(), 1, out}, {productsOf(call.attributes, Dtype::f32), rows, in}, dweight.f32(), in};
   multiplySlabs(product, {x.data, Dtype::f32, in, 1}, out, call.workspace);
 }
 
 const Preparation* prepareForward(const Call& call, int input) {
-  return weightForm(call, input, 1, 4, precisionOf(call.attributes));
+  return weightForm(call, input, 1, 4, productsOf(call.attributes, call.inputs[1].dtype));
 }
 const Preparation* prepareBackward(const Call& call, int input) {
-  return input == 1 ? backwardPanels(precisionOf(call.attributes)) : nullptr;
+  return input == 1 ? backwardPanels(productsOf(call.attributes, call.inputs[1].dtype)) : nullptr;
 }
 
 }  // namespace
@@ -147,7 +147,7 @@ KERNEL(linearInputGrad, cpu, "dy weight -> dx; precision dtype", .run = linearIn
 KERNEL(linearWeightGrad, cpu, "dy x -> dweight; precision", .run = linearWeightGrad, .limit = ops::weightGradLimit,
        .workspaceBytes = [](const Call& call) {
          const auto [dy, x] = call.in<2>();
-         return slabBytes(precisionOf(call.attributes), dy[1], dy[0], x[1]);
+         return slabBytes(productsOf(call.attributes, Dtype::f32), dy[1], dy[0], x[1]);
        })
 KERNEL(activationGrad, cpu, "dy pre -> dx; activation", .run = DISPATCH(activationGrad), .limit = ops::activationGradLimit,
        .inPlace = {{0, 0}, {0, 1}})

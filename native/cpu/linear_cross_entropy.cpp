@@ -178,7 +178,7 @@ struct Piece {
 void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
   const auto [dlosses, x, weight, bias, targets, logsumexp] = call.in<6>();
   const auto [dx, dweight, dbias] = call.out<3>();
-  const cpu::Precision precision = cpu::precisionOf(call.attributes);
+  const cpu::Precision precision = cpu::productsOf(call.attributes, weight.dtype);
   const int64_t dim = x[1], elementBytes = static_cast<int64_t>(sizeBytes(weight.dtype));
   const float* rows = x.f32() + piece.row * dim;
   float* dlogits = reinterpret_cast<float*>(call.workspace);
@@ -198,7 +198,7 @@ void addPiece(const Call& call, const Loss& loss, const Piece& piece) {
   }
   if (dweight) {
     float* c = dweight.f32() + piece.word * dim;
-    const cpu::Product product{{dlogits, 1, piece.words}, {precision, piece.rows, dim}, c, dim, piece.row > 0};
+    const cpu::Product product{{dlogits, 1, piece.words}, {cpu::productsOf(call.attributes, Dtype::f32), piece.rows, dim}, c, dim, piece.row > 0};
     cpu::multiplySlabs(product, {reinterpret_cast<const std::byte*>(rows), Dtype::f32, dim, 1}, piece.words, room);
   }
 }
@@ -211,7 +211,7 @@ void linearCrossEntropy(const Call& call) {
   if (!losses && !logsumexp) return;
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
   const Loss loss = lossOf(call, targets, vocab);
-  cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::precisionOf(call.attributes)), nullptr, Chunk};
+  cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::productsOf(call.attributes, weight.dtype)), nullptr, Chunk};
   if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace + cpu::slotsBytes(rows));
   const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
   const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
@@ -259,8 +259,8 @@ size_t forwardBytes(const Call& call) {
 size_t gradientBytes(const Call& call) {
   const auto &x = call.inputs[1], &weight = call.inputs[2];
   const int64_t rows = x[0] < GradientRows ? x[0] : GradientRows, words = weight[0] < GradientWords ? weight[0] : GradientWords;
-  const Precision precision = precisionOf(call.attributes);
-  const size_t forRows = slabBytes(precision, rows, words, x[1]), forWords = slabBytes(precision, words, rows, x[1]);
+  const size_t forRows = slabBytes(productsOf(call.attributes, weight.dtype), rows, words, x[1]);
+  const size_t forWords = slabBytes(productsOf(call.attributes, Dtype::f32), words, rows, x[1]);
   return pieceBytes(x[0], weight[0]) + sumsBytes(call) + (forRows > forWords ? forRows : forWords);
 }
 
@@ -268,11 +268,14 @@ size_t gradientBytes(const Call& call) {
 
 KERNEL(linearCrossEntropy, cpu, "x weight bias? targets scales? -> losses logsumexp; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropy), .limit = ops::crossEntropyLimit, .workspaceBytes = forwardBytes,
-       .prepare = [](const Call& call, int input) { return weightForm(call, input, 1, 4, precisionOf(call.attributes)); },
+       .prepare = [](const Call& call, int input) { return weightForm(call, input, 1, 4, productsOf(call.attributes, call.inputs[1].dtype)); },
        .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[3], call.inputs[1][0]); })
 KERNEL(linearCrossEntropyGrad, cpu, "dlosses x weight bias? targets logsumexp -> dx dweight dbias; ignore smoothing precision",
        .run = DISPATCH(linearCrossEntropyGrad), .limit = ops::crossEntropyGradLimit, .workspaceBytes = gradientBytes,
-       .prepare = [](const Call& call, int input) { return input == 2 ? forwardPanels(precisionOf(call.attributes)) : nullptr; }, .readsPlain = true,
+       .prepare = [](const Call& call, int input) {
+         return input == 2 ? forwardPanels(productsOf(call.attributes, call.inputs[2].dtype)) : nullptr;
+       },
+       .readsPlain = true,
        .checkInputs = [](const Call& call) { ops::checkTargets(call, call.inputs[4], call.inputs[2][0]); })
 
 }  // namespace selscan::cpu

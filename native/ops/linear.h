@@ -1,21 +1,28 @@
 // What linear layers and the gradients of their products are on every device: attributes and limits.
 #pragma once
 #include <string>
+#include <string_view>
 
 #include "core/device.h"
 #include "core/dims.h"
 
 namespace selscan::ops {
 
-// int8: of weights in 8 bits, whatever the attribute says.
-enum class Precision : uint8_t { f32, bf16, int8 };
+// What products are made of. int8: of weights in 8 bits, whatever the attribute says. bf16x3 and bf16x2: the split of the cpu's
+// tiles (cpu/gemm.h), of an f32 weight and of a bf16 one.
+enum class Precision : uint8_t { f32, bf16, int8, bf16x3, bf16x2 };
+// What is no product of a linear has no split: bf16x3 is f32 to it.
 inline Precision precisionOf(const Attributes& attributes) {
   return attributes.word("precision") == "bf16" ? Precision::bf16 : Precision::f32;
 }
 // For .limit of kernels with the attribute `precision`.
 inline std::string precisionLimit(const Call& call) {
   const std::string& word = call.attributes.word("precision");
-  return word == "f32" || word == "bf16" ? "" : "precision is f32 or bf16, got " + word;
+  if (word == "f32" || word == "bf16") return "";
+  if (word != "bf16x3") return "precision is f32, bf16 or bf16x3, got " + word;
+  const bool cpu = std::string_view(call.device.name()) == "cpu";
+  return cpu ? "" : "precision bf16x3 is the cpu's alone, got it on " + std::string(call.device.name()) +
+                        "; use f32, which here is six products of bf16 already";
 }
 
 enum class Activation : uint8_t { none, silu, softplus, gelu };
