@@ -57,7 +57,7 @@ function attention(
   rings: number,
 ) {
   const capacity = ringCapacity(window, rows)
-  const ring = (name: string) => tr.state(name, tr.precision, [rings + 1, heads[1], capacity, headDim])
+  const ring = (name: string) => tr.state(name, tr.factorDtype, [rings + 1, heads[1], capacity, headDim])
   const inputs = {
     qkv: tr.input("qkv", "f32", [rows, (heads[0] + 2 * heads[1]) * headDim]),
     segments: tr.input("segments", "i32", [1, 5]),

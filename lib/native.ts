@@ -116,7 +116,8 @@ export function resolveDevice(wanted: Device = "auto"): string {
 }
 
 /** How activations are stored in programs for a device: GPUs keep those of bf16 models in bf16, the cpu all in f32. */
-export const activationsOn = (device: string, precision: Precision): Precision => (device === "cpu" ? "f32" : precision)
+export const activationsOn = (device: string, precision: Precision): "f32" | "bf16" =>
+  device !== "cpu" && precision === "bf16" ? "bf16" : "f32"
 
 /**
  * Sets the number of threads of the process's pool, which all models share, in turn after runs that wait; 0 for all usable cores:

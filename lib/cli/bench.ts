@@ -80,7 +80,8 @@ async function opened(flags: Flags, signal: AbortSignal): Promise<Model> {
     return await openModel(name, flags, signal, { sessions: batch })
   }
   if (threads !== undefined) await setThreads(threads)
-  return await randomModel(name, precision ?? "bf16", { sessions: batch, precision, weights, device }, signal)
+  const dtype = precision === undefined || precision === "bf16" ? "bf16" : "f32"
+  return await randomModel(name, dtype, { sessions: batch, precision, weights, device }, signal)
 }
 
 function circumstances({ model: name, prefill, decode, batch, repeats }: Flags, model: Model) {
@@ -99,7 +100,9 @@ function circumstances({ model: name, prefill, decode, batch, repeats }: Flags, 
 function headLine(flags: Flags, model: Model): string {
   const { device, threads, weights, precision } = circumstances(flags, model)
   const where = `${device}${threads === undefined ? "" : `, ${threads} threads`}`
-  return `${flags.model}: ${weights} weights, ${precision} products, ${where}`
+  const { instructionSet } = devices().find((one) => one.name === "cpu")!
+  const exact = precision === "bf16x3" && instructionSet !== "amx" ? " (f32's: no AMX on this processor)" : ""
+  return `${flags.model}: ${weights} weights, ${precision} products${exact}, ${where}`
 }
 
 function print(flags: Flags, model: Model, { prefill, decode, bytes, readBandwidth, share }: Speed): void {

@@ -8,11 +8,12 @@ import type { SingleBar } from "cli-progress"
 import { expect, SelscanError } from "../errors.ts"
 import { type LoadOptions, load } from "../generate/load.ts"
 import type { Model } from "../generate/model.ts"
+import type { Precision } from "../graph/trace.ts"
 import type { DownloadProgress } from "../hub/options.ts"
 import { type Device, setThreads } from "../native.ts"
 
 export interface RunFlags {
-  precision?: "f32" | "bf16"
+  precision?: Precision
   weights?: "int8"
   device?: Device
   threads?: number
@@ -26,7 +27,7 @@ export const modelHelp = "demo, demo-samba, a folder with a config and weights, 
 /** Adds the options that say how a model runs. */
 export const runOptions = (command: Command): Command =>
   command
-    .option("--precision <precision>", "f32 or bf16; as stored when not given")
+    .option("--precision <precision>", "f32, bf16, or bf16x3, which is f32 on AMX; as stored when not given")
     .option("--weights <weights>", "int8: large matrices in 8 bits, on the cpu; as stored when not given")
     .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads, 0 for all usable cores (SELSCAN_THREADS, else 0)")

@@ -41,7 +41,7 @@ const shells: Readonly<Record<string, (commands: readonly DescribedCommand[]) =>
 /** By what stands between brackets. Of other kinds, such as numbers, nothing is completed. */
 const values: Readonly<Record<string, Value>> = {
   device: { words: ["auto", "cpu", "cuda"] },
-  precision: { words: ["f32", "bf16"] },
+  precision: { words: ["f32", "bf16", "bf16x3"] },
   weights: { words: ["int8"] },
   dtype: { words: ["f32", "bf16", "f16"] },
   form: { words: convertForms },

@@ -17,10 +17,13 @@ const limitWords: Readonly<Record<LimitName, string>> = {
   f32: "f32 products",
   bf16: "bf16 products",
   int8: "int8 products",
+  bf16x3: "bf16x3 products",
 }
 
 export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt, decode }: Profile): string[] {
-  const eights = limits.int8 === undefined ? "" : `, ${number(limits.int8 / 1e9)} in int8`
+  const others = (["int8", "bf16x3"] as const).flatMap((kind) =>
+    limits[kind] === undefined ? [] : `, ${number(limits[kind] / 1e9)} in ${kind}`,
+  )
   const several = batch === 1 ? "" : ` of each of ${batch} sequences`
   return [
     "",
@@ -28,7 +31,7 @@ export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt
     "",
     ...partLines(`one token${several}`, decode),
     "",
-    `limits of this run: ${number(limits.memory / 1e9)} GB/s read, ${number(limits.f32 / 1e9)} GFLOP/s in f32, ${number(limits.bf16 / 1e9)} in bf16${eights}`,
+    `limits of this run: ${number(limits.memory / 1e9)} GB/s read, ${number(limits.f32 / 1e9)} GFLOP/s in f32, ${number(limits.bf16 / 1e9)} in bf16${others.join("")}`,
     "of the limit: the nearer one's share; over 100% of memory where tensors stay in a cache",
   ]
 }

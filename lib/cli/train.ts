@@ -57,7 +57,7 @@ export function trainCommand(cli: CAC): void {
   for (const [name, help] of Object.entries({ ...sizes, ...numbers }))
     command.option(`--${dashed(name)} <${name === "pattern" ? "pattern" : "n"}>`, help)
   command
-    .option("--precision <precision>", "f32, or bf16 products (f32)")
+    .option("--precision <precision>", "f32, or bf16 products, or bf16x3, which is f32 on AMX (f32)")
     .option("--recompute", "Recompute blocks in the backward pass: less memory, more time")
     .option("--device <device>", "auto, cpu, cuda or cuda:N; auto is cuda where it can be used (auto)")
     .option("--threads <n>", "Threads, 0 for all usable cores (SELSCAN_THREADS, else 0)")

@@ -72,7 +72,8 @@ export type ProductKind = Precision | "int8"
 /** A large linear, timed inside its kernel: no node of a model has products that are faster. */
 export async function productProbe(store: Store, kind: ProductKind, size: ProductSize): Promise<Probe> {
   const [rows, inner, out] = size
-  const [dtype, precision] = kind === "int8" ? (["i8", "f32"] as const) : [kind, kind]
+  const precision = kind === "int8" ? "f32" : kind
+  const dtype = kind === "int8" ? "i8" : kind === "bf16" ? "bf16" : "f32"
   const x = { name: `x ${kind}`, dtype: activationsOn(store.device, precision), shape: [rows, inner] } as const
   const weight = { name: `weight ${kind}`, dtype, shape: [out, inner] } as const
   const scales = { name: scaleName(weight.name), dtype: "bf16", shape: scaleShape(weight.shape) } as const
@@ -103,7 +104,7 @@ async function linearSeconds(executable: Executable, signal: AbortSignal | undef
 const drawn = 1 << 16
 
 /** Numbers of either sign between a half and one, whole ones of i8 up to 127: no zeros or subnormals, which some processors take longer for. */
-function noise(dtype: Precision | "i8", count: number): HostArray {
+function noise(dtype: "f32" | "bf16" | "i8", count: number): HostArray {
   const random = new Random(1)
   const floats = Float32Array.from({ length: Math.min(drawn, count) }, () => {
     const value = random.uniform()

@@ -3,7 +3,7 @@
  */
 import { checkOptions, expect } from "../errors.ts"
 import type { Program } from "../graph/program.ts"
-import type { Precision } from "../graph/trace.ts"
+import { checkPrecision, type Precision } from "../graph/trace.ts"
 import type { Dtype } from "../graph/value.ts"
 import type { LanguageModel } from "../models/language-model.ts"
 import { activationsOn, type Device, type Executable, type Memory, resolveDevice, Store } from "../native.ts"
@@ -25,7 +25,7 @@ import { slotsPerSession } from "./session-slots.ts"
 import { bitsPerByteOf, type Score, scoreText } from "./text-score.ts"
 
 export interface ModelOptions {
-  /** Products in f32, or with activations rounded to bf16. Default: the dtype of the stored matrices. */
+  /** Products in f32, or with activations rounded to bf16, or bf16x3: f32 of three products of bf16, on AMX. Default: the dtype of the stored matrices. */
   readonly precision?: Precision | undefined
   /** Sessions that can run at once; the others' states are in host memory. Default 16. */
   readonly sessions?: number
@@ -72,7 +72,7 @@ export class Model {
       "BAD_OPTION",
       () => `model: sessions is a whole number from 1 to 4096, got ${sessions}`,
     )
-    expect(["f32", "bf16"].includes(precision), "BAD_OPTION", () => `model: precision is f32 or bf16, got ${precision}`)
+    checkPrecision("model", precision)
     this.network = network
     this.codec = codecFor(network.vocab, options.codec)
     this.matrixDtype = matrixDtype

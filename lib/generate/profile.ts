@@ -42,8 +42,8 @@ export interface ProfileOptions {
 /** What a limit is of: reading memory, or multiplications and additions in a precision or with a weight in 8 bits. */
 export type LimitName = "memory" | ProductKind
 
-/** Bytes, or operations, per second; of 8 bits where the model has such weights. */
-export type Limits = Readonly<Record<Exclude<LimitName, "int8">, number> & { int8?: number }>
+/** Bytes, or operations, per second; of 8 bits where the model has such weights, of bf16x3 where that is its precision. */
+export type Limits = Readonly<Record<"memory" | "f32" | "bf16", number> & { int8?: number; bf16x3?: number }>
 
 /** The nodes of one kind, all that they do for a prompt, or for a token of every sequence. */
 export interface ProfileLine {
@@ -103,11 +103,12 @@ export async function profile(model: Model, options: ProfileOptions = {}): Promi
     f32: await productProbe(store, "f32", product),
     bf16: await productProbe(store, "bf16", product),
     ...(model.int8.size > 0 && { int8: await productProbe(store, "int8", product) }),
+    ...(model.precision === "bf16x3" && { bf16x3: await productProbe(store, "bf16x3", product) }),
   }
   await using programs = new ProfiledPrograms(model)
   using sequences = await Sequences.open(model, sizes, programs)
   const [prompt, next] = [new Part(model, 1, 1), new Part(model, batch, decode)]
-  const measured: Record<LimitName, number[]> = { memory: [], f32: [], bf16: [], int8: [] }
+  const measured: Record<LimitName, number[]> = { memory: [], f32: [], bf16: [], int8: [], bf16x3: [] }
   for (let round = 0; round <= repeats; round++) {
     const kept = round > 0 // in the first programs are compiled, weights prepared, pages touched
     await prompt.measure(programs, () => sequences.read(signal), kept)
@@ -123,6 +124,7 @@ export async function profile(model: Model, options: ProfileOptions = {}): Promi
     f32: spread(measured.f32).median,
     bf16: spread(measured.bf16).median,
     ...(probes.int8 && { int8: spread(measured.int8).median }),
+    ...(probes.bf16x3 && { bf16x3: spread(measured.bf16x3).median }),
   }
   return { limits, prompt: prompt.result(limits), decode: next.result(limits) }
 }
@@ -249,7 +251,9 @@ class Part {
     const key = `${node.op.name} ${matrix}`
     let kind = this.#kinds.get(key)
     if (kind === undefined) {
-      const products = weight?.dtype === "i8" ? "int8" : node.attrs.precision === "bf16" ? "bf16" : "f32"
+      const { precision } = node.attrs
+      const named = precision === "bf16" || (precision === "bf16x3" && weight) ? precision : "f32" // attention's is f32
+      const products = weight?.dtype === "i8" ? "int8" : named
       kind = { op: node.op.name, of: matrix, products, nodes: 0, bytes: 0, operations: 0, seconds: [] }
       this.#kinds.set(key, kind)
     }

@@ -5,15 +5,34 @@ import { checkOptions, expect, SelscanError } from "../errors.ts"
 import type { AnyOp } from "./op.ts"
 import { type Attribute, type CheckpointSegment, type Dtype, type Node, type Storage, Value } from "./value.ts"
 
-/** Compute precision of linears: f32, or activations rounded to bf16 with f32 accumulation. */
-export type Precision = "f32" | "bf16"
+/**
+ * What the products of linears are made of; sums are f32 in all.
+ *
+ * - `f32`: of f32, the exact ones.
+ * - `bf16`: of activations and weights rounded to bf16, 2⁻⁸ of each; the fastest. Weights that are stored as bf16 lose nothing.
+ * - `bf16x3`: three products of bf16 for one of f32, whose error is at most 2⁻¹⁵·Σ|a·b|. It is for training and running f32 models
+ *   on a cpu with AMX, where a core makes 2.1 TFLOP/s of bf16 and 0.13 of f32 (Sapphire Rapids); a matrix of f32 takes 8 bytes a number
+ *   then. A cpu without AMX computes f32 instead, bit for bit, and a GPU refuses the word: its f32 is six such products.
+ */
+export type Precision = "f32" | "bf16" | "bf16x3"
+
+const precisions: readonly string[] = ["f32", "bf16", "bf16x3"] satisfies readonly Precision[]
+
+/** Throws BAD_OPTION unless that is a precision. */
+export function checkPrecision(where: string, precision: string): void {
+  expect(
+    precisions.includes(precision),
+    "BAD_OPTION",
+    () => `${where}: precision is f32, bf16 or bf16x3, got ${precision}; f32 is the exact one`,
+  )
+}
 
 /** What a program computes with. */
 export interface Numerics {
   /** Of the products of linears. Default f32. */
   readonly precision?: Precision
   /** How what flows inside layers is stored, but for the residual stream, which is always f32. Default f32. */
-  readonly activations?: Precision
+  readonly activations?: "f32" | "bf16"
 }
 
 interface Result {
@@ -26,7 +45,7 @@ interface Result {
 export class Trace {
   readonly name: string
   readonly precision: Precision
-  readonly activations: Precision
+  readonly activations: "f32" | "bf16"
   readonly values: Value[] = []
   readonly nodes: Node[] = []
   readonly #stored = new Map<string, Value>()
@@ -36,13 +55,17 @@ export class Trace {
   constructor(name: string, numerics: Numerics = {}) {
     checkOptions(`trace ${name}`, numerics, ["precision", "activations"])
     const { precision = "f32", activations = "f32" } = numerics
-    for (const [key, value] of Object.entries({ precision, activations })) {
-      const known = value === "f32" || value === "bf16"
-      expect(known, "BAD_OPTION", () => `trace ${name}: ${key} is f32 or bf16, got ${value}`)
-    }
+    checkPrecision(`trace ${name}`, precision)
+    const known = activations === "f32" || activations === "bf16"
+    expect(known, "BAD_OPTION", () => `trace ${name}: activations is f32 or bf16, got ${activations}`)
     this.name = name
     this.precision = precision
     this.activations = activations
+  }
+
+  /** What factors of products are rounded to, and rings keep of them. */
+  get factorDtype(): "f32" | "bf16" {
+    return this.precision === "bf16" ? "bf16" : "f32"
   }
 
   /** Layer path of what is being traced. */

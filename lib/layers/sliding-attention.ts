@@ -115,7 +115,7 @@ export class SlidingAttention extends Layer {
     const capacity = window > 0 ? ringCapacity(window, rings.rowsMost) : Math.ceil(contextMax / keyTile) * keyTile
     const trace = current("SlidingAttention")
     const ring = (name: string) =>
-      trace.ring(join(trace.path, name), trace.precision, [rings.count, kvHeads, capacity, headDim])
+      trace.ring(join(trace.path, name), trace.factorDtype, [rings.count, kvHeads, capacity, headDim])
     return { rings: rings.index, keys: ring("keys"), values: ring("values") }
   }
 }

@@ -1,6 +1,6 @@
 import { expect } from "../errors.ts"
 import { type Dims, op } from "../graph/op.ts"
-import { checkPrecision } from "./linear.ts"
+import { checkPrecision } from "../graph/trace.ts"
 
 interface Heads {
   readonly heads: number
@@ -92,7 +92,7 @@ export const ringCapacity = (window: number, rows: number): number => Math.ceil(
  * `to` of a segment are not looked at. Give `rings`, `keys` and `values` together, or none.
  *
  * Sums and softmax are f32. With precision bf16, q, k, v and the weights of the softmax are rounded to bf16 before they are
- * multiplied, and a ring is bf16; else it is f32. A row has the same bits however its sequence is cut into calls: tiles of keys
+ * multiplied, and a ring is bf16; else it is f32, and so are the products: bf16x3 is f32 here. A row has the same bits however its sequence is cut into calls: tiles of keys
  * begin at multiples of 64 positions. Rows in no segment are zero.
  *
  * Running throws BAD_INPUT for a ring outside [0, rings), for one that two segments use, for a segment that with the window before it is

@@ -3,7 +3,8 @@
  */
 import { expect } from "../errors.ts"
 import { op } from "../graph/op.ts"
-import { checkGroups, checkPrecision, checkTrainable } from "./linear.ts"
+import { checkPrecision } from "../graph/trace.ts"
+import { checkGroups, checkTrainable } from "./linear.ts"
 
 /**
  * Cross entropy of a linear's logits against target ids, in nats per row.
@@ -12,7 +13,7 @@ import { checkGroups, checkPrecision, checkTrainable } from "./linear.ts"
  *
  * s is `smoothing`, as in torch. Rows whose target equals `ignore` (−100, as in torch) have loss 0 and no gradient.
  * Logits, their sums and the loss are f32 or better; with precision bf16, x, the weight and, in the gradient, dl are rounded
- * to bf16 (dl for dbias too, which is the sum of what the products read). Logits are computed a block of rows at a time, and again for the gradient. Sum the losses and
+ * to bf16 (dl for dbias too, which is the sum of what the products read); bf16x3 is as in `linear`. Logits are computed a block of rows at a time, and again for the gradient. Sum the losses and
  * divide by the number of rows that count; `logsumexp` is there for the gradient. A weight of 8 bits comes with its scales, as in `linear`.
  *
  * @throws BAD_INPUT at run time, for a target outside the vocabulary that is not `ignore`

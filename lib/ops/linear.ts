@@ -3,6 +3,7 @@
  */
 import { expect } from "../errors.ts"
 import { op } from "../graph/op.ts"
+import { checkPrecision } from "../graph/trace.ts"
 import type { Value } from "../graph/value.ts"
 import { add } from "./elementwise.ts"
 import { sumRows } from "./reduce.ts"
@@ -11,15 +12,6 @@ import { sumRows } from "./reduce.ts"
 export type Activation = "none" | "silu" | "softplus" | "gelu"
 
 const activations: readonly string[] = ["none", "silu", "softplus", "gelu"] satisfies readonly Activation[]
-
-/** Throws unless the attribute `precision` is one that the products know. */
-export function checkPrecision(where: string, precision: string): void {
-  expect(
-    precision === "f32" || precision === "bf16",
-    "BAD_OPTION",
-    () => `${where}: precision is f32 or bf16, got ${precision}; f32 is the exact one`,
-  )
-}
 
 /** Numbers of a row that share a scale, in weights of 8 bits. */
 export const groupSize = 32
@@ -60,7 +52,9 @@ function checkActivation(where: string, activation: string): void {
  *   gelu(v) = v·Φ(v) = v/2·(1 + erf(v/√2))
  *
  * Each element is one f32 sum over `in` in rising order, the same bits for any number of rows. With precision bf16, x and
- * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. softplus(v)
+ * the weight are rounded to bf16 (nearest even) and products are summed in f32; the default keeps both in f32. With bf16x3, on a cpu with
+ * AMX, each of them is h + l of two bf16, and h·h, h·l and l·h of every 32 are summed in f32: what is left out is at most 2⁻¹⁵ of Σ|x·W|,
+ * with a weight stored as bf16 2⁻¹⁷. Without AMX it is f32. An overflow may give NaN there instead of infinity. softplus(v)
  * is v above 20, as in torch; gelu is the exact one, right relatively far below 0 too. `pre` is there for the gradient. y and pre are of `dtype`: f32, bf16, or that of x.
  *
  * A weight of 8 bits is q·s: whole numbers q of i8 in [−127, 127], a scale s for every 32 of a row. x is rounded to 8 bits then too,
@@ -106,7 +100,7 @@ export const linear = op({
  *
  *   dx = dy·W
  *
- * With precision bf16, dy and the weight are rounded to bf16. dx is of `dtype`: f32, bf16, or that of dy.
+ * With precision bf16, dy and the weight are rounded to bf16; bf16x3 is as in `linear`. dx is of `dtype`: f32, bf16, or that of dy.
  */
 export const linearInputGrad = op({
   name: "linearInputGrad",
@@ -121,7 +115,7 @@ export const linearInputGrad = op({
  *
  *   dW = dyᵀ·x
  *
- * With precision bf16, dy and x are rounded to bf16.
+ * With precision bf16, dy and x are rounded to bf16; bf16x3 is as in `linear`.
  */
 export const linearWeightGrad = op({
   name: "linearWeightGrad",

@@ -4,7 +4,7 @@
  */
 
 import { checkOptions, expect } from "../errors.ts"
-import type { Precision } from "../graph/trace.ts"
+import { checkPrecision, type Precision } from "../graph/trace.ts"
 import { type ModelConfig, type ModelSize, modelConfig } from "../models/config.ts"
 import { type MegaByteConfig, type MegaByteSize, megabyteConfig } from "../models/megabyte.ts"
 import { modelPreset } from "../models/presets.ts"
@@ -44,7 +44,7 @@ export interface TrainOptions {
   readonly beta2?: number
   /** Probability that a sequence starts from a zero state instead of continuing. Default 0.05. */
   readonly reset?: number
-  /** Products in f32, or with activations and weights rounded to bf16. Default f32. */
+  /** Products in f32, or with activations and weights rounded to bf16, or bf16x3: f32 of three products of bf16, on AMX. Default f32. */
   readonly precision?: Precision
   /** Recompute blocks in the backward pass: less memory, about a third more time. Default false. */
   readonly recompute?: boolean
@@ -118,11 +118,7 @@ export function checkRecipe(recipe: TrainRecipe): void {
   for (const name of ["beta1", "beta2"] as const) range(name, recipe[name], 0, 1 - 2 ** -24)
   range("reset", recipe.reset, 0, 1)
   range("validation", recipe.validation, 0, 0.5)
-  expect(
-    ["f32", "bf16"].includes(recipe.precision),
-    "BAD_OPTION",
-    () => `train: precision is f32 or bf16, got ${recipe.precision}`,
-  )
+  checkPrecision("train", recipe.precision)
   expect(
     typeof recipe.recompute === "boolean",
     "BAD_OPTION",

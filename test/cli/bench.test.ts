@@ -93,7 +93,7 @@ test("sizes that are none, and more than a model has positions for, are refused 
     [["--decode", "x"], 2, /decode is a whole number of at least 1, got x/],
     [["--repeats", "1.5"], 2, /repeats is a whole number of at least 1, got 1.5/],
     [["--model", "mamba-131m"], 1, /mamba-131m/],
-    [["--precision", "f16"], 2, /precision is f32 or bf16, got f16/],
+    [["--precision", "f16"], 2, /precision is f32, bf16 or bf16x3, got f16/],
   ]
   for (const [args, code, message] of cases) {
     const outcome = await selscan(["bench", ...args])

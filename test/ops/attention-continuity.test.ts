@@ -7,7 +7,7 @@ import fc from "fast-check"
 import { f32ToBf16 } from "../../lib/checkpoint/halves.ts"
 import { gradients } from "../../lib/graph/gradient.ts"
 import { trace } from "../../lib/graph/program.ts"
-import type { Precision, Trace } from "../../lib/graph/trace.ts"
+import type { Trace } from "../../lib/graph/trace.ts"
 import { type Executable, type HostArray, Store, setThreads } from "../../lib/native.ts"
 import { ringCapacity, slidingAttention } from "../../lib/ops/attention.ts"
 import { arithmetic } from "../../lib/ops/cast.ts"
@@ -22,7 +22,7 @@ const floats = ({ data }: { data: Float64Array }) => Float32Array.from(data)
 interface Way {
   readonly headDim: number
   readonly window: number
-  readonly precision: Precision
+  readonly precision: "f32" | "bf16"
   /** Of the first row; what lies before it is in the ring. */
   readonly position: number
 }

@@ -31,7 +31,7 @@ const whileTracing: readonly (readonly [string, ErrorCode, RegExp, (tr: Trace) =
       ["a window below 0", { window: -1 }, /window is a whole number of keys.* got -1/],
       ["half a key", { window: 1.5 }, /got 1\.5/],
       ["a window that i32 does not hold", { window: 2 ** 31 }, /keys up to 2147483647.* got 2147483648/],
-      ["a precision that is none", { precision: "f16" }, /precision is f32 or bf16, got f16/],
+      ["a precision that is none", { precision: "f16" }, /precision is f32, bf16 or bf16x3, got f16/],
     ] as const
   ).map(
     ([title, wrong, message]) =>

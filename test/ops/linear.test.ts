@@ -147,7 +147,7 @@ test("options that no product knows are refused while tracing", (t) => {
   const bad = { code: "BAD_OPTION" }
   t.throws(
     refused((x, weight) => linear({ x, weight }, { precision: "fp8" })),
-    { ...bad, message: /precision is f32 or bf16/ },
+    { ...bad, message: /precision is f32, bf16 or bf16x3/ },
   )
   t.throws(
     refused((x, weight) => linear({ x, weight }, { activation: "relu" })),

@@ -168,7 +168,7 @@ test("options that mean nothing are refused in one sentence", async (t) => {
     [{ steps: 0 }, "BAD_OPTION", /steps is a whole number of at least 1, got 0/],
     [{ rate: Number.NaN }, "BAD_OPTION", /rate/],
     [{ beta1: 1 }, "BAD_OPTION", /beta1/],
-    [{ precision: "f16" as "f32" }, "BAD_OPTION", /precision is f32 or bf16, got f16/],
+    [{ precision: "f16" as "f32" }, "BAD_OPTION", /precision is f32, bf16 or bf16x3, got f16/],
     [{ model: "mamba-130m" }, "BAD_OPTION", /vocabulary is 256/],
     [{ model: "mambabyte-353" }, "BAD_OPTION", /did you mean mambabyte-353m\?/],
     [{ model: { dim: 16, layers: 0 } }, "BAD_OPTION", /layers/],
