@@ -13,6 +13,7 @@ import { embedding, embeddingGrad } from "../../lib/ops/embedding.ts"
 import { linear, linearInputGrad, linearWeightGrad } from "../../lib/ops/linear.ts"
 import { linearCrossEntropy, linearCrossEntropyGrad } from "../../lib/ops/linear-cross-entropy.ts"
 import { device } from "../device.ts"
+import { precisions } from "./linear.ts"
 import { ints, normal, type Tensor64 } from "./spec.ts"
 
 type Tensors = Readonly<Record<string, Tensor64>>
@@ -47,7 +48,7 @@ const sizes = fc.record({
   inner: fc.integer({ min: 1, max: 600 }),
   out: fc.integer({ min: 1, max: 90 }),
   at: fc.nat(),
-  precision: fc.constantFrom("f32", "bf16"),
+  precision: fc.constantFrom(...precisions),
 })
 
 test.serial("a row alone has the bits that it has among others", async (t) => {

@@ -18,6 +18,14 @@ interface LinearAttrs {
 const rounded = (tensor: Tensor64, precision: string): Float64Array =>
   precision === "bf16" ? bf16(tensor).data : tensor.data
 
+/** The precisions that the device multiplies in. */
+export const precisions: readonly string[] = device === "cpu" ? ["f32", "bf16", "bf16x3"] : ["f32", "bf16"]
+
+/** For bf16x3, which leaves at most 2⁻¹⁵ out of every product; sums, whose terms have either sign, lose less of their largest. */
+export const splitRounding = 2 ** -15
+export const roundingOf = (precision: string): Pick<OpCase, "rtol"> =>
+  precision === "bf16x3" ? { rtol: splitRounding } : {}
+
 const sigmoid = (v: number) => 1 / (1 + Math.exp(-v))
 const density = (v: number) => Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI)
 
@@ -211,6 +219,19 @@ export const specs: OpSpec[] = [
   {
     op: linear,
     reference,
+    differentiable: ["x", "weight", "bias", "residual"],
+    cases: [...shapes.map((one) => ({ ...one, attrs: {} })), ...activated]
+      .map(({ title, inputs, attrs }) => ({
+        title: `bf16x3: ${title}`,
+        inputs,
+        attrs: { ...attrs, precision: "bf16x3" },
+        ...roundingOf("bf16x3"),
+      }))
+      .filter(() => device === "cpu"), // elsewhere it is refused
+  },
+  {
+    op: linear,
+    reference,
     differentiable: [],
     cases: [
       ...eights,
@@ -221,7 +242,7 @@ export const specs: OpSpec[] = [
       }),
     ].filter(() => device === "cpu"), // the only one that multiplies so
   },
-  ...["f32", "bf16"].flatMap((precision): OpSpec[] => [
+  ...precisions.flatMap((precision): OpSpec[] => [
     {
       op: linearInputGrad,
       work: ({ dy, weight }) => dy.data.length * weight.shape[1],
@@ -242,6 +263,7 @@ export const specs: OpSpec[] = [
         title: `${precision}: ${title}`,
         inputs: { dy: normal([x.shape[0]!, weight.shape[0]!], 5), weight },
         attrs: { precision },
+        ...roundingOf(precision),
       })),
     },
     {
@@ -264,6 +286,7 @@ export const specs: OpSpec[] = [
         title: `${precision}: ${title}`,
         inputs: { dy: normal([x.shape[0]!, weight.shape[0]!], 5), x },
         attrs: { precision },
+        ...roundingOf(precision),
       })),
     },
   ]),
