@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "core/device.h"
+#include "cpu/isa.h"
 #include "cpu/threads.h"
 
 namespace selscan::bench {
@@ -111,7 +112,7 @@ LinearOutcome timeLinear(const LinearShape& shape, int rounds) {
   const auto [rows, in, out, threads] = shape;
   cpu::setThreadCount(threads);
   const Matrix x(rows, in, 0.7), weight(out, in, 1.3), dy(rows, out, 1.9);
-  const Matrix y(rows, out, 0), exact(rows, out, 0), theirs(rows, out, 0), dx(rows, in, 0), dweight(out, in, 0);
+  const Matrix y(rows, out, 0), split(rows, out, 0), exact(rows, out, 0), theirs(rows, out, 0), dx(rows, in, 0), dweight(out, in, 0);
   const Attributes half{{{"precision", std::string("bf16")}, {"dtype", std::string("same")}}};
 
   std::vector<std::pair<const char*, std::unique_ptr<Prepared>>> calls;
@@ -121,6 +122,8 @@ LinearOutcome timeLinear(const LinearShape& shape, int rounds) {
   };
   add("bf16", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {y.tensor, {}}, forward("bf16"));
   add("f32", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {exact.tensor, {}}, forward("f32"));
+  if (cpu::isa() >= cpu::Isa::amx)
+    add("bf16x3", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {split.tensor, {}}, forward("bf16x3"));
   add("inputGrad bf16", "linearInputGrad", {dy.tensor, weight.tensor}, {dx.tensor}, half);
   add("weightGrad bf16", "linearWeightGrad", {dy.tensor, x.tensor}, {dweight.tensor}, half);
 
