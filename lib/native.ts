@@ -115,6 +115,9 @@ export function resolveDevice(wanted: Device = "auto"): string {
   return wanted
 }
 
+/** Whether the cpu makes products of bf16x3, which takes AMX; where it does not they are those of f32. */
+export const splitsProducts = (): boolean => devices().some(({ instructionSet }) => instructionSet === "amx")
+
 /** How activations are stored in programs for a device: GPUs keep those of bf16 models in bf16, the cpu all in f32. */
 export const activationsOn = (device: string, precision: Precision): "f32" | "bf16" =>
   device !== "cpu" && precision === "bf16" ? "bf16" : "f32"

@@ -11,7 +11,7 @@ import { profile } from "../generate/profile.ts"
 import { randomModel } from "../generate/random-weights.ts"
 import { type Speed, speed } from "../generate/speed.ts"
 import { presets } from "../models/presets.ts"
-import { devices, setThreads } from "../native.ts"
+import { devices, setThreads, splitsProducts } from "../native.ts"
 import { modelHelp, openModel, progress, type RunFlags, runOptions } from "./common.ts"
 import { megabytes } from "./info.ts"
 import { interruptible } from "./interrupt.ts"
@@ -100,8 +100,7 @@ function circumstances({ model: name, prefill, decode, batch, repeats }: Flags, 
 function headLine(flags: Flags, model: Model): string {
   const { device, threads, weights, precision } = circumstances(flags, model)
   const where = `${device}${threads === undefined ? "" : `, ${threads} threads`}`
-  const { instructionSet } = devices().find((one) => one.name === "cpu")!
-  const exact = precision === "bf16x3" && instructionSet !== "amx" ? " (f32's: no AMX on this processor)" : ""
+  const exact = precision === "bf16x3" && !splitsProducts() ? " (f32's: no AMX on this processor)" : ""
   return `${flags.model}: ${weights} weights, ${precision} products${exact}, ${where}`
 }
 

@@ -71,7 +71,7 @@ function orFolder(error: SelscanError): SelscanError {
  * | lit_config.json | SAMBA and what it is compared with    | microsoft/Samba                        |
  *
  * A model whose folder has a tokenizer.json takes and gives text, and one over the 256 bytes; others take and give ids. Matrices stay bf16 when the file has them so, and products
- * are then in bf16 unless `precision` says f32; f16 is widened to f32. Everything else is f32.
+ * are then in bf16 unless `precision` says otherwise; f16 is widened to f32. Everything else is f32.
  *
  * Matrices that a file has in 8 bits (compressed-tensors, int-quantized, symmetric groups of 32, as `selscan convert --weights int8` writes) stay
  * so on the cpu; on cuda they become bf16, or f32 where another matrix of the file is no bf16. With

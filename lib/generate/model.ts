@@ -25,7 +25,7 @@ import { slotsPerSession } from "./session-slots.ts"
 import { bitsPerByteOf, type Score, scoreText } from "./text-score.ts"
 
 export interface ModelOptions {
-  /** Products in f32, or with activations rounded to bf16, or bf16x3: f32 of three products of bf16, on AMX. Default: the dtype of the stored matrices. */
+  /** What products are made of, see `Precision`. Default: the dtype of the stored matrices. */
   readonly precision?: Precision | undefined
   /** Sessions that can run at once; the others' states are in host memory. Default 16. */
   readonly sessions?: number

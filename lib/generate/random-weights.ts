@@ -8,7 +8,7 @@ import { allParameters, type Parameter, scaleName, scaleShape } from "../layers/
 import { Random } from "../layers/random.ts"
 import { PatternModel } from "../models/pattern-model.ts"
 import { modelPreset } from "../models/presets.ts"
-import { resolveDevice, type Store } from "../native.ts"
+import { resolveDevice, type Store, splitsProducts } from "../native.ts"
 import { checkWeights, type LoadOptions } from "./load.ts"
 import { Model, type ModelOptions } from "./model.ts"
 
@@ -53,10 +53,11 @@ export async function randomModel(
   return model
 }
 
-function checkMemory(preset: string, { network, matrixDtype, int8 }: Model): void {
+function checkMemory(preset: string, { network, matrixDtype, int8, precision }: Model): void {
+  const wide = precision === "bf16x3" && splitsProducts() ? 8 : 4 // halves lie beside a matrix of f32
   const sizes = [...allParameters(network)].map(([name, one]) => {
     if (int8.has(name)) return elements(one) + 2 * elements({ shape: scaleShape(one.shape) })
-    return elements(one) * (one.matrix && matrixDtype === "bf16" ? 2 : 4)
+    return elements(one) * (!one.matrix ? 4 : matrixDtype === "bf16" ? 2 : wide)
   })
   const [needed, free] = [sizes.reduce((sum, size) => sum + size, 0), process.availableMemory()]
   expect(needed <= free, "OUT_OF_MEMORY", () => {

@@ -44,7 +44,7 @@ export interface TrainOptions {
   readonly beta2?: number
   /** Probability that a sequence starts from a zero state instead of continuing. Default 0.05. */
   readonly reset?: number
-  /** Products in f32, or with activations and weights rounded to bf16, or bf16x3: f32 of three products of bf16, on AMX. Default f32. */
+  /** What products are made of, see `Precision`. Default f32. */
   readonly precision?: Precision
   /** Recompute blocks in the backward pass: less memory, about a third more time. Default false. */
   readonly recompute?: boolean

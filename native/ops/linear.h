@@ -1,7 +1,6 @@
 // What linear layers and the gradients of their products are on every device: attributes and limits.
 #pragma once
 #include <string>
-#include <string_view>
 
 #include "core/device.h"
 #include "core/dims.h"
@@ -17,12 +16,10 @@ inline Precision precisionOf(const Attributes& attributes) {
 }
 // For .limit of kernels with the attribute `precision`.
 inline std::string precisionLimit(const Call& call) {
-  const std::string& word = call.attributes.word("precision");
-  if (word == "f32" || word == "bf16") return "";
+  const std::string &word = call.attributes.word("precision"), device = call.device.name();
+  if (word == "f32" || word == "bf16" || (word == "bf16x3" && device == "cpu")) return "";
   if (word != "bf16x3") return "precision is f32, bf16 or bf16x3, got " + word;
-  const bool cpu = std::string_view(call.device.name()) == "cpu";
-  return cpu ? "" : "precision bf16x3 is the cpu's alone, got it on " + std::string(call.device.name()) +
-                        "; use f32, which here is six products of bf16 already";
+  return "precision bf16x3 is the cpu's alone, got it on " + device + "; use f32, whose linears are six products of bf16 there";
 }
 
 enum class Activation : uint8_t { none, silu, softplus, gelu };

@@ -58,7 +58,7 @@ test("bash offers the values that an option can have, after a space or an =", (t
   t.deepEqual(offered("selscan", "generate", "--device", ""), ["auto", "cpu", "cuda"])
   t.deepEqual(offered("selscan", "generate", "--device", "=", "cp"), ["cpu"])
   t.deepEqual(offered("selscan", "generate", "--device", "="), ["auto", "cpu", "cuda"])
-  t.deepEqual(offered("selscan", "train", "--precision", "b"), ["bf16"])
+  t.deepEqual(offered("selscan", "train", "--precision", "b"), ["bf16", "bf16x3"])
   t.deepEqual(offered("selscan", "convert", "demo", "--to", "g"), ["gguf"])
   t.deepEqual(offered("selscan", "completion", ""), ["bash", "zsh"])
   t.deepEqual(offered("selscan", "eval", ""), ["bpb", "context"])
