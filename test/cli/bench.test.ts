@@ -6,6 +6,7 @@ import { allParameters } from "../../lib/layers/layer.ts"
 import { modelConfig } from "../../lib/models/config.ts"
 import { initialWeights } from "../../lib/models/language-model.ts"
 import { PatternModel } from "../../lib/models/pattern-model.ts"
+import { splitsProducts } from "../../lib/native.ts"
 import { temporaryFolder } from "../checkpoint/helpers.ts"
 import { selscan } from "./run.ts"
 
@@ -77,6 +78,11 @@ test("bench --profile says of every op what it costs, as a table and as one obje
   const { out: eights } = await selscan([...args, "--weights", "int8"])
   t.regex(eights, /^ {2}linear \d+ × \d+ i8 .*% of (memory|int8 products)$/m)
   t.regex(eights, /^limits of this run: .* in bf16, [\d.]+ in int8$/m)
+  const { out: split } = await selscan([...args, "--precision", "bf16x3"])
+  const said = splitsProducts() ? "" : " \\(f32's: no AMX on this processor\\)"
+  t.regex(split, new RegExp(`^demo: bf16 weights, bf16x3 products${said}, cpu, \\d+ threads\n`))
+  t.regex(split, /^ {2}linear \d+ × \d+ bf16 .*% of (memory|bf16x3 products)$/m)
+  t.regex(split, /^limits of this run: .* in bf16, [\d.]+ in bf16x3$/m)
   const { out: json } = await selscan([...args, "--batch", "2", "--json"])
   const { device, sizes, limits, prompt, decode } = JSON.parse(json)
   t.is(device, "cpu")
