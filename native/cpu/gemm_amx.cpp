@@ -1,8 +1,9 @@
 // bf16 products and the split of f32 (cpu/gemm.h) on AMX tiles: 32 × 32 of C in four tiles, fed by two tiles of A (16 rows × 16 pairs
 // of k) and two of B (16 pairs × 16 columns, which is how panels lie in memory). Used for every number of rows, so that one row has the
 // bits that it has among many. The three products of a split load eight tiles for twelve multiplications, where bf16 loads four for four:
-// that order (low·high, high·high, high·low) changes one side at a time. The kernel is written over a tile type with four operations: HardwareTiles are the instructions,
-// EmulatedTiles plain arrays with the same order of additions, for machines without AMX (SELSCAN_AMX=emulate).
+// the order low·high, high·high, high·low changes one side at a time. The kernel is written over a tile type with four operations:
+// HardwareTiles are the instructions, EmulatedTiles plain arrays with the same order of additions, for machines without AMX
+// (SELSCAN_AMX=emulate).
 #include <cstring>
 
 #include "cpu/gemm_kernels.h"

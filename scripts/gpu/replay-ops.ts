@@ -33,8 +33,11 @@ const workOf = (spec: OpSpec, one: OpCase) => Math.max(elementsOf(one), spec.wor
 
 /** The first cases that are small, those with an optional input that no earlier one has, the largest allowed, and the named. */
 function chosen(spec: OpSpec): OpCase[] {
-  // Weights of 8 bits are the cpu's alone, and replays are for every device.
-  const cases = spec.cases.filter(({ inputs }) => Object.values(inputs).every((tensor) => tensor?.dtype !== "i8"))
+  // Weights of 8 bits and bf16x3 are the cpu's alone, and replays are for every device.
+  const cases = spec.cases.filter(
+    ({ inputs, attrs }) =>
+      attrs?.precision !== "bf16x3" && Object.values(inputs).every((tensor) => tensor?.dtype !== "i8"),
+  )
   const large = cases
     .filter((one) => !one.slow && elementsOf(one) <= workMax) // products: many multiply-adds of few numbers
     .filter((one) => workOf(spec, one) > workMax && workOf(spec, one) <= largeWorkMax)
