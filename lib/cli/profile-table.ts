@@ -1,7 +1,12 @@
 /**
- * A profile for people: a table for the prompt, one for decoding, and the limits that they are held to.
+ * A profile for people: a table for the prompt and one for decoding, or for each part of a training step, and the limits that they are
+ * held to.
  */
-import type { LimitName, PartProfile, Profile, ProfileLine } from "../generate/profile.ts"
+import type { LimitName, Limits, Spread } from "../generate/limits.ts"
+import type { ProfileLine } from "../generate/node-times.ts"
+import type { PartProfile, Profile } from "../generate/profile.ts"
+import type { TrainingProfile } from "../train/profile.ts"
+import { stepParts } from "../train/program.ts"
 
 /** What was profiled. */
 export interface ProfiledSizes {
@@ -21,9 +26,6 @@ const limitWords: Readonly<Record<LimitName, string>> = {
 }
 
 export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt, decode }: Profile): string[] {
-  const others = (["int8", "bf16x3"] as const).flatMap((kind) =>
-    limits[kind] === undefined ? [] : `, ${number(limits[kind] / 1e9)} in ${kind}`,
-  )
   const several = batch === 1 ? "" : ` of each of ${batch} sequences`
   return [
     "",
@@ -31,20 +33,63 @@ export function profileLines({ prefill, batch }: ProfiledSizes, { limits, prompt
     "",
     ...partLines(`one token${several}`, decode),
     "",
-    `limits of this run: ${number(limits.memory / 1e9)} GB/s read, ${number(limits.f32 / 1e9)} GFLOP/s in f32, ${number(limits.bf16 / 1e9)} in bf16${others.join("")}`,
+    ...limitLines(limits),
+  ]
+}
+
+/** What was profiled of a training step. */
+export interface TrainedSizes {
+  readonly batch: number
+  readonly length: number
+}
+
+export function trainingLines({ batch, length }: TrainedSizes, profile: TrainingProfile): string[] {
+  const { limits, seconds, inNodes, products } = profile
+  const whole = timeOf(`training step of ${batch} × ${length} tokens`, seconds, inNodes)
+  const parts = stepParts.flatMap((name) => {
+    const { inNodes, lines } = profile[name]
+    const unit = unitOf(inNodes)
+    return ["", `${name}: ${number(inNodes.median * unit.factor)} ${unit.name}`, ...tableOf(lines, unit)]
+  })
+  const reached = `products with matrices: ${number(products.seconds * 1e3)} ms, ${percent(products.ofLimit)} of the limit`
+  return ["", whole, ...parts, "", reached, ...limitLines(limits)]
+}
+
+function limitLines(limits: Limits): string[] {
+  const { memory, f32, bf16 } = limits
+  const others = (["int8", "bf16x3"] as const).flatMap((kind) =>
+    limits[kind] === undefined ? [] : `, ${number(limits[kind] / 1e9)} in ${kind}`,
+  )
+  return [
+    `limits of this run: ${number(memory / 1e9)} GB/s read, ${number(f32 / 1e9)} GFLOP/s in f32, ${number(bf16 / 1e9)} in bf16${others.join("")}`,
     "of the limit: the nearer one's share; over 100% of memory where tensors stay in a cache",
   ]
 }
 
-function partLines(what: string, { seconds, inNodes, lines }: PartProfile): string[] {
+interface Unit {
+  readonly name: string
+  readonly factor: number
+}
+
+const unitOf = ({ median }: Spread): Unit =>
+  median >= 1e-3 ? { name: "ms", factor: 1e3 } : { name: "µs", factor: 1e6 }
+
+function timeOf(what: string, seconds: Spread, inNodes: Spread): string {
+  const { name, factor } = unitOf(seconds)
+  return `${what}: ${number(seconds.median * factor)} ${name}, of which ${number(inNodes.median * factor)} in nodes`
+}
+
+const partLines = (what: string, { seconds, inNodes, lines }: PartProfile): string[] => [
+  timeOf(what, seconds, inNodes),
+  ...tableOf(lines, unitOf(seconds)),
+]
+
+function tableOf(lines: readonly ProfileLine[], unit: Unit): string[] {
   const shown = lines.filter(({ share }) => share >= least)
   const rest = lines.filter(({ share }) => share < least)
   const more = rest.length > 0 ? [restRow(rest)] : []
-  const unit = seconds.median >= 1e-3 ? { name: "ms", factor: 1e3 } : { name: "µs", factor: 1e6 }
   const rows = [...shown.map((line) => row(line, unit.factor)), ...more.map((make) => make(unit.factor))]
-  const heads = ["op", "nodes", unit.name, "share", "", "MB", "MFLOP", "of the limit"]
-  const time = `${number(seconds.median * unit.factor)} ${unit.name}, of which ${number(inNodes.median * unit.factor)} in nodes`
-  return [`${what}: ${time}`, ...columns([heads, ...rows])]
+  return columns([["op", "nodes", unit.name, "share", "", "MB", "MFLOP", "of the limit"], ...rows])
 }
 
 const row = ({ op, of, nodes, seconds, share, bytes, operations, limit, ofLimit }: ProfileLine, factor: number) => [
@@ -55,8 +100,10 @@ const row = ({ op, of, nodes, seconds, share, bytes, operations, limit, ofLimit 
   bar(share),
   number(bytes / 1e6),
   operations === 0 ? "" : number(operations / 1e6),
-  `${(100 * ofLimit).toFixed(0)}% of ${limitWords[limit]}`,
+  `${percent(ofLimit)} of ${limitWords[limit]}`,
 ]
+
+const percent = (share: number) => `${(100 * share).toFixed(0)}%`
 
 function restRow(lines: readonly ProfileLine[]) {
   const sum = (of: (line: ProfileLine) => number) => lines.reduce((total, line) => total + of(line), 0)

@@ -32,14 +32,14 @@ const lookups: Readonly<Record<string, readonly string[]>> = { embedding: ["weig
 
 const sizeOf = (value: Value) => value.elements * dtypeSizeBytes[value.dtype]
 
-/** Every tensor once; of states the slots of the sequences, which are read, unless they begin, and written; of rings what is seen. */
+/** Every tensor once, but twice where it is changed in place; of states the slots of the sequences, which are read, unless they begin, and written; of rings what is seen. */
 function nodeBytes({ op, inputs, outputs }: Node, used: ReadonlySet<Value>, place: Place): number {
   const written = sum(Object.values(outputs).flatMap((value) => (used.has(value) ? [sizeOf(value)] : [])))
   const rows = Object.values(outputs)[0]?.shape[0] ?? 0
   const read = Object.entries(inputs).map(([key, value]) => {
     if (lookups[op.name]?.includes(key)) return Math.min(1, rows / value.shape[0]!) * sizeOf(value)
     if (value.storage === "ring") return place.sequences * (place.rings.get(value.name) ?? 0)
-    if (value.storage !== "state") return sizeOf(value)
+    if (value.storage !== "state") return (op.updates?.includes(key) ? 2 : 1) * sizeOf(value)
     const times = place.position("segments") === 0 ? 1 : 2
     return (times * place.sequences * sizeOf(value)) / value.shape[0]!
   })
@@ -59,14 +59,20 @@ const counts: Readonly<Record<string, Count>> = {
   linearCrossEntropy: ({ inputs }, rows) => 2 * rows * inputs.weight!.elements,
   linearCrossEntropyGrad: ({ inputs }, rows) => 6 * rows * inputs.weight!.elements, // logits are computed again
   causalConv: ({ inputs }, rows) => 2 * rows * inputs.weight!.elements,
+  causalConvGrad: ({ inputs }, rows) => 6 * rows * inputs.weight!.elements, // what SiLU took is computed again
   // h = a·h + (Δ·B)·x and y = C·h with a = exp(Δ·A): four products and two sums for each state.
   selectiveScan: ({ inputs }, rows) => 6 * rows * inputs.A!.elements,
+  // h again: three products and a sum; dh, and with it dB and dC: four and three; dx: one of each; dA and dΔ: three and two.
+  selectiveScanGrad: ({ inputs }, rows) => 18 * rows * inputs.A!.elements,
   // S = S·decay + k·v and y = q·S: a product for the decay, and two sums of products.
   linearAttention: ({ inputs, attrs }, rows) =>
     (5 * rows * wide(inputs.k, -1) * wide(inputs.v, -1)) / Number(attrs.heads ?? 1),
   // q·k and p·v for every position that a row sees.
   slidingAttention: (node, rows, place) =>
     4 * pairs(node, rows, place) * Number(node.attrs.heads) * Number(node.attrs.headDim),
+  // q·k again, dy·v, and a product each for dq, dk and dv.
+  slidingAttentionGrad: (node, rows, place) =>
+    10 * pairs(node, rows, place) * Number(node.attrs.heads) * Number(node.attrs.headDim),
 }
 
 function nodeOperations(node: Node, place: Place): number {

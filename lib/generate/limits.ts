@@ -19,6 +19,12 @@ export interface Probe {
   run(signal?: AbortSignal | undefined): Promise<number>
 }
 
+/** What a limit is of: reading memory, or multiplications and additions in a precision or with a weight in 8 bits. */
+export type LimitName = "memory" | ProductKind
+
+/** Bytes, or operations, per second; of 8 bits where they were asked for. */
+export type Limits = Readonly<Record<Exclude<LimitName, "int8">, number> & { int8?: number }>
+
 /** Which no last-level cache of common processors holds. */
 export const defaultBlockBytes = 2 ** 29
 
@@ -131,4 +137,55 @@ export function spread(values: readonly number[]): Spread {
   const middle = sorted.length >> 1
   const median = sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
   return { median, min: sorted[0]!, max: sorted.at(-1)! }
+}
+
+export interface LimitOptions {
+  /** Bytes of the block that is read to measure the memory. Default 512 MB. */
+  readonly blockBytes?: number
+  /** Rows, in and out of the linear that measures products. Default: some milliseconds. */
+  readonly product?: ProductSize
+}
+
+/** All limits of a device, measured between the rounds of what is held to them. */
+export class LimitProbes {
+  readonly #probes: readonly (readonly [LimitName, Probe])[]
+  readonly #measured = new Map<LimitName, number[]>()
+
+  private constructor(probes: readonly (readonly [LimitName, Probe])[]) {
+    this.#probes = probes
+  }
+
+  static async open(
+    store: Store,
+    { blockBytes = defaultBlockBytes, product = defaultProduct(store.device) }: LimitOptions,
+    kinds: readonly ProductKind[],
+    signal?: AbortSignal | undefined,
+  ): Promise<LimitProbes> {
+    const probes: [LimitName, Probe][] = [["memory", await readingProbe(store, blockBytes, signal)]]
+    for (const kind of kinds) probes.push([kind, await productProbe(store, kind, product)])
+    return new LimitProbes(probes)
+  }
+
+  /** Runs each once; `kept` where the result counts. */
+  async measure(signal: AbortSignal | undefined, kept: boolean): Promise<void> {
+    for (const [name, probe] of this.#probes) {
+      const found = await probe.run(signal)
+      if (kept) this.#measured.set(name, [...(this.#measured.get(name) ?? []), found])
+    }
+  }
+
+  limits(): Limits {
+    const medians = [...this.#measured].map(([name, found]) => [name, spread(found).median])
+    return Object.fromEntries(medians) as Limits
+  }
+}
+
+/** Throws BAD_OPTION unless products can be measured by a linear of that size. */
+export function checkProduct(where: string, product: ProductSize | undefined): void {
+  const good =
+    product === undefined ||
+    (Array.isArray(product) &&
+      product.length === 3 &&
+      product.every((size) => Number.isSafeInteger(size) && size >= 1 && size <= 2 ** 16))
+  expect(good, "BAD_OPTION", () => `${where}: product is rows, in and out of a linear, from 1 to 65536, got ${product}`)
 }

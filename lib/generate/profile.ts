@@ -1,28 +1,28 @@
 /**
  * Where the time of a model goes, op by op: what `selscan bench --profile` prints.
  */
-import { checkOptions, expect } from "../errors.ts"
+import { checkOptions } from "../errors.ts"
 import type { Program } from "../graph/program.ts"
-import { dtypeSizeBytes, type Node } from "../graph/value.ts"
+import { dtypeSizeBytes } from "../graph/value.ts"
 import { type Executable, Store } from "../native.ts"
 import { nodeCost, type Place } from "./cost.ts"
 import {
+  checkProduct,
   defaultBlockBytes,
-  defaultProduct,
-  type Probe,
+  type LimitOptions,
+  LimitProbes,
+  type Limits,
   type ProductKind,
-  type ProductSize,
-  productProbe,
-  readingProbe,
   type Spread,
   spread,
 } from "./limits.ts"
 import type { Model } from "./model.ts"
+import { NodeTimes, type ProfileLine } from "./node-times.ts"
 import { stepProgram } from "./programs.ts"
 import { nextProgram, type Programs, Sequences } from "./side-by-side.ts"
 import { checkSizes } from "./speed.ts"
 
-export interface ProfileOptions {
+export interface ProfileOptions extends LimitOptions {
   /** Tokens of the prompt of each sequence. Default 512. */
   readonly prefill?: number
   /** Tokens that each sequence writes. Default 16. */
@@ -31,35 +31,8 @@ export interface ProfileOptions {
   readonly batch?: number
   /** Times that all of it is measured, after once that is not. Default 5. */
   readonly repeats?: number
-  /** Bytes of the block that is read to measure the memory. Default 512 MB. */
-  readonly blockBytes?: number
-  /** Rows, in and out of the linear that measures products. Default: some milliseconds. */
-  readonly product?: ProductSize
   readonly signal?: AbortSignal | undefined
   readonly onProgress?: (done: number, all: number) => void
-}
-
-/** What a limit is of: reading memory, or multiplications and additions in a precision or with a weight in 8 bits. */
-export type LimitName = "memory" | ProductKind
-
-/** Bytes, or operations, per second; of 8 bits where the model has such weights, of bf16x3 where that is its precision. */
-export type Limits = Readonly<Record<"memory" | "f32" | "bf16", number> & { int8?: number; bf16x3?: number }>
-
-/** The nodes of one kind, all that they do for a prompt, or for a token of every sequence. */
-export interface ProfileLine {
-  readonly op: string
-  /** Of matrices: out × in and dtype. */
-  readonly of?: string
-  /** Nodes that were run. */
-  readonly nodes: number
-  readonly seconds: Spread
-  /** Of the time of all nodes. */
-  readonly share: number
-  readonly bytes: number
-  readonly operations: number
-  /** The nearer of its limits, and how much of it was reached. More than 1 of the memory: tensors stayed in a cache. */
-  readonly limit: LimitName
-  readonly ofLimit: number
 }
 
 export interface PartProfile {
@@ -95,46 +68,24 @@ export async function profile(model: Model, options: ProfileOptions = {}): Promi
   const { prefill = 512, decode = 16, batch = 1, repeats = 5, blockBytes = defaultBlockBytes, signal } = options
   const sizes = { prefill, decode, batch }
   checkSizes("profile", model, { ...sizes, repeats, blockBytes })
-  const { product = defaultProduct(model.device), onProgress } = options
-  checkProduct(product)
+  checkProduct("profile", options.product)
+  const { onProgress } = options
   await using store = new Store(model.device)
-  const probes = {
-    memory: await readingProbe(store, blockBytes, signal),
-    f32: await productProbe(store, "f32", product),
-    bf16: await productProbe(store, "bf16", product),
-    ...(model.int8.size > 0 && { int8: await productProbe(store, "int8", product) }),
-    ...(model.precision === "bf16x3" && { bf16x3: await productProbe(store, "bf16x3", product) }),
-  }
+  const kinds: ProductKind[] = ["f32", "bf16", ...(model.int8.size > 0 ? (["int8"] as const) : [])]
+  if (model.precision === "bf16x3") kinds.push("bf16x3")
+  const probes = await LimitProbes.open(store, options, kinds, signal)
   await using programs = new ProfiledPrograms(model)
   using sequences = await Sequences.open(model, sizes, programs)
   const [prompt, next] = [new Part(model, 1, 1), new Part(model, batch, decode)]
-  const measured: Record<LimitName, number[]> = { memory: [], f32: [], bf16: [], int8: [], bf16x3: [] }
   for (let round = 0; round <= repeats; round++) {
     const kept = round > 0 // in the first programs are compiled, weights prepared, pages touched
     await prompt.measure(programs, () => sequences.read(signal), kept)
     await next.measure(programs, () => sequences.write(signal), kept)
-    for (const [name, probe] of Object.entries(probes) as [LimitName, Probe][]) {
-      const found = await probe.run(signal)
-      if (kept) measured[name].push(found)
-    }
+    await probes.measure(signal, kept)
     onProgress?.(round + 1, repeats + 1)
   }
-  const limits = {
-    memory: spread(measured.memory).median,
-    f32: spread(measured.f32).median,
-    bf16: spread(measured.bf16).median,
-    ...(probes.int8 && { int8: spread(measured.int8).median }),
-    ...(probes.bf16x3 && { bf16x3: spread(measured.bf16x3).median }),
-  }
+  const limits = probes.limits()
   return { limits, prompt: prompt.result(limits), decode: next.result(limits) }
-}
-
-function checkProduct(product: ProductSize): void {
-  const good =
-    Array.isArray(product) &&
-    product.length === 3 &&
-    product.every((size) => Number.isSafeInteger(size) && size >= 1 && size <= 2 ** 16)
-  expect(good, "BAD_OPTION", () => `profile: product is rows, in and out of a linear, from 1 to 65536, got ${product}`)
 }
 
 /** A program, the positions that it ran from since it was last looked at, and the seconds of its nodes until then. */
@@ -198,17 +149,6 @@ class ProfiledPrograms implements Programs {
   }
 }
 
-/** Nodes of one kind, in all that was run in a round. */
-interface Kind {
-  readonly op: string
-  readonly of: string | undefined
-  readonly products: ProductKind
-  nodes: number
-  bytes: number
-  operations: number
-  readonly seconds: number[]
-}
-
 /** One of the two parts, round by round. */
 class Part {
   readonly #model: Model
@@ -216,8 +156,7 @@ class Part {
   /** What its numbers are divided by: tokens that were written, or one prompt. */
   readonly #per: number
   readonly #wall: number[] = []
-  readonly #inNodes: number[] = []
-  readonly #kinds = new Map<string, Kind>()
+  readonly #times = new NodeTimes()
 
   /** `sequences`: of a run. */
   constructor(model: Model, sequences: number, per: number) {
@@ -232,35 +171,24 @@ class Part {
     const wall = (performance.now() - began) / 1000
     const all = await programs.taken()
     if (!kept) return
-    const round = this.#wall.push(wall / this.#per)
-    this.#inNodes.push(0)
+    this.#wall.push(wall / this.#per)
+    this.#times.begin()
     for (const { executable, positions, seconds } of all) {
-      for (const [i, node] of executable.program.nodes.entries()) {
-        const kind = this.#kind(node)
-        kind.seconds[round - 1] = (kind.seconds[round - 1] ?? 0) + seconds[i]! / this.#per
-        this.#inNodes[round - 1]! += seconds[i]! / this.#per
-        if (round === 1) kind.nodes += positions.length / this.#per
+      const { program } = executable
+      const [places, used] = [positions.map((position) => this.#place(position)), new Set(program.values)]
+      for (const [i, node] of program.nodes.entries()) {
+        const cost = { bytes: 0, operations: 0 }
+        for (const place of places) {
+          const { bytes, operations } = nodeCost(node, used, place)
+          cost.bytes += bytes / this.#per
+          cost.operations += operations / this.#per
+        }
+        this.#times.add(node, seconds[i]! / this.#per, positions.length / this.#per, cost)
       }
-      if (round === 1) for (const position of positions) this.#count(executable.program, position)
     }
   }
 
-  #kind(node: Node): Kind {
-    const { weight } = node.inputs
-    const matrix = weight?.shape.length === 2 ? `${weight.shape.join(" × ")} ${weight.dtype}` : undefined
-    const key = `${node.op.name} ${matrix}`
-    let kind = this.#kinds.get(key)
-    if (kind === undefined) {
-      const { precision } = node.attrs
-      const named = precision === "bf16" || (precision === "bf16x3" && weight) ? precision : "f32" // attention's is f32
-      const products = weight?.dtype === "i8" ? "int8" : named
-      kind = { op: node.op.name, of: matrix, products, nodes: 0, bytes: 0, operations: 0, seconds: [] }
-      this.#kinds.set(key, kind)
-    }
-    return kind
-  }
-
-  #count(program: Program, position: number): void {
+  #place(position: number): Place {
     const { kept, network } = this.#model
     const rings = kept.expected(position).map(({ name, dtype, elements }) => {
       return [name, elements * dtypeSizeBytes[dtype]] as const
@@ -271,30 +199,10 @@ class Part {
         : segments === "local.segments"
           ? network.patches!.placeOf(position)
           : position
-    const place: Place = { sequences: this.#sequences, position: at, rings: new Map(rings) }
-    const used = new Set(program.values)
-    for (const node of program.nodes) {
-      const { bytes, operations } = nodeCost(node, used, place)
-      const kind = this.#kind(node)
-      kind.bytes += bytes / this.#per
-      kind.operations += operations / this.#per
-    }
+    return { sequences: this.#sequences, position: at, rings: new Map(rings) }
   }
 
   result(limits: Limits): PartProfile {
-    const kinds = [...this.#kinds.values()]
-    const medians = new Map(kinds.map((kind) => [kind, spread(kind.seconds).median]))
-    const all = [...medians.values()].reduce((sum, seconds) => sum + seconds, 0)
-    const lines = kinds.map((kind): ProfileLine => {
-      const { op, of, products, nodes, bytes, operations } = kind
-      const seconds = medians.get(kind)!
-      const [moving, computing] = [bytes / limits.memory, operations / limits[products]!]
-      const limit = computing > moving ? products : "memory"
-      const ofLimit = seconds > 0 ? Math.max(moving, computing) / seconds : 0
-      const share = all > 0 ? seconds / all : 0
-      return { op, ...(of && { of }), nodes, seconds: spread(kind.seconds), share, bytes, operations, limit, ofLimit }
-    })
-    lines.sort((a, b) => b.seconds.median - a.seconds.median)
-    return { seconds: spread(this.#wall), inNodes: spread(this.#inNodes), lines }
+    return { seconds: spread(this.#wall), inNodes: this.#times.seconds(), lines: this.#times.lines(limits) }
   }
 }

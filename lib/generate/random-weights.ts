@@ -36,7 +36,7 @@ export async function randomModel(
   try {
     if (model.device === "cpu") checkMemory(preset, model)
     const random = new Random(1)
-    const noise = Float32Array.from({ length: noiseElements }, () => noiseDeviation * random.normal())
+    const noise = noiseOf(random)
     const halves = f32ToBf16(noise)
     for (const [name, parameter] of allParameters(network)) {
       expect(!signal?.aborted, "ABORTED", () => `preset ${preset}: aborted while its weights were made`)
@@ -52,6 +52,10 @@ export async function randomModel(
   }
   return model
 }
+
+/** What fills large matrices. */
+export const noiseOf = (random: Random): Float32Array =>
+  Float32Array.from({ length: noiseElements }, () => noiseDeviation * random.normal())
 
 function checkMemory(preset: string, { network, matrixDtype, int8, precision }: Model): void {
   const wide = precision === "bf16x3" && splitsProducts() ? 8 : 4 // halves lie beside a matrix of f32
@@ -87,7 +91,11 @@ async function fill(
 type StoredSlot = Parameters<Store["upload"]>[1]
 
 /** Fills a stored value with the same elements over and over. */
-async function repeat(store: Store, slot: StoredSlot, noise: Float32Array | Uint16Array | Int8Array): Promise<void> {
+export async function repeat(
+  store: Store,
+  slot: StoredSlot,
+  noise: Float32Array | Uint16Array | Int8Array,
+): Promise<void> {
   const count = elements(slot)
   for (let at = 0; at < count; at += noise.length) {
     const piece = noise.subarray(0, Math.min(noise.length, count - at))

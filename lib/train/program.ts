@@ -97,6 +97,18 @@ export function batchProgram(
   )
 }
 
+/** What `batchProgram` with `update` does one after another. */
+export const stepParts = ["forward", "backward", "optimizer"] as const
+
+export type StepPart = (typeof stepParts)[number]
+
+/** The part of every node of a step: forward up to the loss, and the update from the squares of the gradients on. */
+export function partsOf({ nodes, outputs }: Program): StepPart[] {
+  const loss = nodes.findIndex((node) => Object.values(node.outputs).includes(outputs.loss!))
+  const squares = nodes.findIndex(({ op }, i) => i > loss && op === sumSquares.definition)
+  return nodes.map((_, i) => (i <= loss ? "forward" : i < squares ? "backward" : "optimizer"))
+}
+
 /** The update alone, from accumulated gradients. Inputs: rate, step. Output: norm. */
 export function updateProgram(model: LanguageModel, optimizer: OptimizerOptions): Program {
   return trace("train apply", (t) => {

@@ -91,6 +91,31 @@ test("bench --profile says of every op what it costs, as a table and as one obje
   for (const { lines } of [prompt, decode]) t.true(lines.some(({ op }: { op: string }) => op === "selectiveScan"))
 })
 
+test("bench --training says of every op of a step what it costs, part by part, of a preset and of a shipped model", async (t) => {
+  const tiny = ["bench", "--training", "--batch", "2", "--length", "16", "--repeats", "1", "--device", "cpu"]
+  const { code, out, err } = await selscan([...tiny, "--model", "samba-byte", "--precision", "bf16", "--threads", "1"])
+  t.is(code, 0, err)
+  t.regex(
+    out,
+    /^samba-byte: bf16 products, cpu, 1 threads\n\ntraining step of 2 × 16 tokens: [\d.]+ ms, of which [\d.]+ in nodes\n/,
+  )
+  for (const part of ["forward", "backward", "optimizer"])
+    t.regex(out, new RegExp(`^${part}: [\\d.]+ (ms|µs)\n {2}op +nodes +(ms|µs) +share +MB +MFLOP +of the limit$`, "m"))
+  t.regex(out, /^ {2}linearWeightGrad 768 × 192 f32 +3 +[\d.]+ +[\d.]+% .*\d+% of (memory|bf16 products)$/m)
+  t.regex(out, /^products with matrices: [\d.]+ ms, \d+% of the limit$/m)
+  t.regex(out, /^limits of this run: [\d.]+ GB\/s read, [\d.]+ GFLOP\/s in f32, [\d.]+ in bf16$/m)
+  const { out: json } = await selscan([...tiny, "--json"])
+  const result = JSON.parse(json)
+  t.like(result, { model: "demo", device: "cpu", precision: "f32", sizes: { batch: 2, length: 16, repeats: 1 } })
+  t.true(result.products.ofLimit > 0 && result.seconds.median > 0)
+  t.deepEqual([...new Set(result.optimizer.lines.map(({ op }: { op: string }) => op))].sort(), [
+    "adamW",
+    "add",
+    "clipScale",
+    "sumSquares",
+  ])
+})
+
 test("sizes that are none, and more than a model has positions for, are refused in one line", async (t) => {
   const cases: [string[], number, RegExp][] = [
     [["--batch", "0"], 2, /--batch is a whole number from 1 to 4096, got 0/],
@@ -100,6 +125,17 @@ test("sizes that are none, and more than a model has positions for, are refused 
     [["--repeats", "1.5"], 2, /repeats is a whole number of at least 1, got 1.5/],
     [["--model", "mamba-131m"], 1, /mamba-131m/],
     [["--precision", "f16"], 2, /precision is f32, bf16 or bf16x3, got f16/],
+    [["--length", "16"], 2, /--length is of a training step, got 16 without --training/],
+    [["--training", "--length", "0"], 2, /length is a whole number of at least 1, got 0/],
+    [["--training", "--batch", "0"], 2, /--batch is a whole number from 1 to 4096, got 0/],
+    [
+      ["--training", "--weights", "int8"],
+      2,
+      /--training is of weights in f32 and is a profile, got --weights beside it/,
+    ],
+    [["--training", "--profile"], 2, /got --profile beside it/],
+    [["--training", "--precision", "f16"], 2, /precision is f32, bf16 or bf16x3, got f16/],
+    [["--training", "--model", "mamba-131m"], 1, /mamba-131m/],
   ]
   for (const [args, code, message] of cases) {
     const outcome = await selscan(["bench", ...args])

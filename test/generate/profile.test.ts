@@ -1,6 +1,7 @@
 import test from "ava"
 import { begun, nodeCost } from "../../lib/generate/cost.ts"
-import { type Profile, type ProfileLine, type ProfileOptions, profile } from "../../lib/generate/profile.ts"
+import type { ProfileLine } from "../../lib/generate/node-times.ts"
+import { type Profile, type ProfileOptions, profile } from "../../lib/generate/profile.ts"
 import { trace } from "../../lib/graph/program.ts"
 import { slidingAttention } from "../../lib/ops/attention.ts"
 import { gatherRows } from "../../lib/ops/columns.ts"
