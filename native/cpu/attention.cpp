@@ -72,6 +72,7 @@ void placeQueries(const Forward& f, const Block& block, float* to) {
   const F32 scale = set(1.4426950408889634f / std::sqrt(static_cast<float>(heads.headDim)));
   for (int64_t pair = block.begin; pair < block.end; pair++, to += f.plan.line) {
     const Vector from{f.all.qkv + block.row(pair) * heads.packed() + block.head(pair) * heads.headDim, nullptr, f.all.halves};
+    for (int64_t d = 0; d < heads.headDim; d += 16) cpu::prefetch(from.floats + Ahead * heads.packed() + d);
     for (int64_t d = 0; d < heads.headDim; d += Lanes)
       store(to + d, from.at(d, heads.headDim - d < Lanes ? static_cast<int>(heads.headDim - d) : Lanes) * scale);
   }
@@ -224,6 +225,7 @@ void finish(const Forward& f, const Block& block, int64_t pair, const float* rec
   const ops::Heads& heads = f.all.heads;
   const F32 total = set(record[f.plan.line + 1]);
   float* y = f.y ? f.y + block.row(pair) * heads.width() + block.head(pair) * heads.headDim : nullptr;
+  for (int64_t d = 0; y && d < heads.headDim; d += 16) cpu::prefetchToWrite(y + Ahead * heads.width() + d);
   for (int64_t d = 0; y && d < heads.headDim; d += Lanes)
     store(y + d, load(record + d) / total, heads.headDim - d < Lanes ? static_cast<int>(heads.headDim - d) : Lanes);
   const F32 lse = fma(set(record[f.plan.line]), set(0.6931471805599453f), log(total));

@@ -171,8 +171,15 @@ inline Vector vectorAt(const cpu::Vectors& from, int64_t position) {
   return {reinterpret_cast<const float*>(from.ring) + offset, nullptr, false};
 }
 
-// One vector of keys in a ring, Lanes rows of headDim, as columns. Rows that follow soon are asked for.
+// Own rows are a page apart, where no prefetcher follows: lines of the one `Ahead` rows from `position` on are asked for.
 constexpr int Ahead = 16;
+inline void ask(const cpu::Vectors& from, int64_t position) {
+  if (position < from.position) return;
+  const float* row = from.own + (position + Ahead - from.position) * from.stride;
+  for (int64_t d = 0; d < from.headDim; d += 16) cpu::prefetch(row + d);
+}
+
+// One vector of keys in a ring, Lanes rows of headDim, as columns. Rows that follow soon are asked for.
 inline void turn(const float* rows, int64_t headDim, int64_t line, float* to) {
   for (int64_t d = 0; d < headDim; d += Lanes) {
     F32 x[Lanes];
@@ -219,6 +226,7 @@ inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int
     for (int i = 0; i < Lanes; i++) {
       const int key = first + i < span.begin ? span.begin : first + i < span.end ? first + i : span.end - 1;
       rows[i] = vectorAt(from, start + key);
+      ask(from, start + key);
     }
     const bool whole = first >= span.begin && first + Lanes <= span.end && start + first + Lanes <= from.position;
     if (whole && !from.halves && from.headDim % Lanes == 0) {
@@ -247,6 +255,7 @@ inline void placeColumns(const cpu::Vectors& from, int64_t start, Span span, int
 inline void placeRows(const cpu::Vectors& from, int64_t start, Span span, int64_t line, float* to) {
   for (int key = span.begin; key < span.end; key++) {
     const Vector row = vectorAt(from, start + key);
+    ask(from, start + key);
     for (int64_t d = 0; d < line; d += Lanes) {
       const int n = from.headDim - d < Lanes ? static_cast<int>(from.headDim - d) : Lanes;
       store(to + key * line + d, n > 0 ? row.at(d, n) : set(0.0f));
