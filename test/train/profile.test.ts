@@ -121,7 +121,7 @@ test("options that are none are refused, and an abort ends it", async (t) => {
   const cases: [Record<string, unknown>, string, RegExp][] = [
     [{ batch: 2 ** 12, length: 2 ** 13 }, "BAD_OPTION", /at most 16777216 tokens, got 4096 × 8192$/],
     [{ batch: 2 ** 12, length: 2 ** 12 }, "OUT_OF_MEMORY", /bytes of memory are expected for a step, got \d+; choose/],
-    [{ precision: "f16" }, "BAD_OPTION", /precision is f32 or bf16, got f16$/],
+    [{ precision: "f16" }, "BAD_OPTION", /precision is f32, bf16 or bf16x3, got f16/],
     [{ recompute: 1 }, "BAD_OPTION", /recompute is true or false, got 1$/],
     [{ product: [0, 1, 1] }, "BAD_OPTION", /product is rows, in and out of a linear/],
     [{ lenght: 8 }, "BAD_OPTION", /did you mean length\?/],
