@@ -143,7 +143,7 @@ for (const inner of [1, 31, 32, 33, 64, 700]) {
 }
 
 onTiles("split products are no products of f32, and the same ones whatever the number of threads", async (t) => {
-  const inputs = sized(1100, 70, 300)
+  const inputs = sized(530, 40, 150) // two slabs of rows
   const exact = await run(inputs, everything("f32"))
   const results = []
   for (const threads of [1, 2, 5]) {
