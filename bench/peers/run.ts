@@ -1,7 +1,7 @@
 /**
  * `npm run bench:peers`: this package and llama.cpp on the same random weights, in turns, in one run.
  */
-import { appendFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -11,12 +11,11 @@ import { modelPreset } from "../../lib/models/presets.ts"
 import { devices } from "../../lib/native.ts"
 import { installLlama, llamaVersion, llamaVersionIn, NotInstalled } from "../../scripts/llama.ts"
 import { busyShare, circumstances } from "../machine.ts"
-import { type Measurement, statistics } from "../measure.ts"
-import { digits } from "../table.ts"
+import { statistics } from "../measure.ts"
 import { formOf, forms, gguf, weights } from "./forms.ts"
-import { llama, match, measurements, perToken, type Result, ratio, tableOf, times } from "./match.ts"
-import { nameOf, Player, type Settings, type Task } from "./party.ts"
-import { type Dot, ratioPlot } from "./plot.ts"
+import { llama, match, measurements, type Result, tableOf } from "./match.ts"
+import { Player, type Settings, type Task } from "./party.ts"
+import { draw, record } from "./records.ts"
 import { verdicts } from "./targets.ts"
 
 const usage = `Measures selscan and llama.cpp on the same random weights, in turns: who waits is stopped.
@@ -37,7 +36,7 @@ const usage = `Measures selscan and llama.cpp on the same random weights, in tur
   --alone          without llama.cpp
   --cache FOLDER   keeps weights and node-llama-cpp ${llamaVersion} there (a temporary folder, removed at the end)
   --modules FOLDER a node_modules folder that has node-llama-cpp, whichever; nothing is installed then
-  --record         appends every result to bench/results/peers.jsonl, and draws bench/results/peers.svg
+  --record         appends every result to bench/results/peers.jsonl, and writes the latest of all as peers.md and peers.svg beside it
   --json           prints one object instead of tables
 
 A short run: npm run bench:peers -- --model mamba-130m --prefill 64,512 --tokens 16 --repeats 3`
@@ -142,28 +141,7 @@ async function play(arena: Arena, model: string, form: string, tell: Tell) {
 
 type Tell = (what: string) => void
 
-const results = new URL("../results/", import.meta.url)
-
-function record(where: object, all: readonly Measurement[]): void {
-  mkdirSync(fileURLToPath(results), { recursive: true })
-  const file = fileURLToPath(new URL("peers.jsonl", results))
-  for (const one of all) appendFileSync(file, `${JSON.stringify({ ...where, bench: "peers", ...one })}\n`)
-}
-
-function draw(all: readonly Result[], title: string): void {
-  const dots = all.flatMap(({ lines }): Dot[] => {
-    const ours = lines[0]!.player
-    const rate = (player: string, task: string) =>
-      digits(1 / perToken(lines.find((line) => line.player === player && nameOf(line.task) === task)!).median)
-    return lines.flatMap(({ model, form, task, player }) => {
-      const over = player === ours ? ratio(lines, nameOf(task), llama, ours) : undefined
-      if (over === undefined) return []
-      const note = `${times(over.median)}   ${rate(ours, nameOf(task))} to ${rate(llama, nameOf(task))} tokens/s`
-      return [{ name: `${model}, ${form}: ${nameOf(task)}`, note, ...over }]
-    })
-  })
-  if (dots.length > 0) writeFileSync(fileURLToPath(new URL("peers.svg", results)), ratioPlot(title, dots))
-}
+const results = fileURLToPath(new URL("../results/", import.meta.url))
 
 async function main(): Promise<void> {
   const given = options()
@@ -188,7 +166,7 @@ async function main(): Promise<void> {
       const { result, about } = await play(arena, model, form, tell)
       tell("")
       played.push(result)
-      if (given.record) record(where, measurements(result))
+      if (given.record) record(results, where, measurements(result))
       if (given.json) continue
       const read = statistics(result.read)
       const memory = `read bandwidth ${(read.median / 1e9).toFixed(1)} GB/s (${(read.min / 1e9).toFixed(1)} – ${(read.max / 1e9).toFixed(1)})`
@@ -196,7 +174,7 @@ async function main(): Promise<void> {
       console.log([...about.map((line) => `  ${line}`), tableOf(result), memory, verdicts(result), ""].join("\n"))
     }
   }
-  if (given.record) draw(played, `Times the speed of llama.cpp, ${where.cpu}, ${threads} threads`)
+  if (given.record) draw(results, `Times the speed of llama.cpp, ${where.cpu}, ${threads} threads`)
   if (given.json) return console.log(JSON.stringify({ ...where, results: played.flatMap(measurements) }))
   const busy =
     where.busy > 0.1 ? `, others used ${(100 * where.busy).toFixed(0)}% of the cores before: measure again` : ""

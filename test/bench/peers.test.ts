@@ -1,7 +1,11 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import test from "ava"
 import { llama, match, measurements, type Plan, type Result, ratio, tableOf } from "../../bench/peers/match.ts"
 import { nameOf, type Party, type Task } from "../../bench/peers/party.ts"
 import { ratioPlot } from "../../bench/peers/plot.ts"
+import { draw, record } from "../../bench/peers/records.ts"
 import { verdicts } from "../../bench/peers/targets.ts"
 
 const setting = { model: "mamba-130m", form: "bf16", vocab: 4, apart: 0.01 }
@@ -111,4 +115,21 @@ test("a plot has a dot for every task, a loss in another colour, and no text tha
   )
   t.regex(svg, /a &lt; b/)
   t.notRegex(svg, /NaN|undefined/)
+})
+
+test("table and plot of the records have the latest ratio of every shape, with the speeds it is of", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "selscan-records-"))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  draw(folder, "none")
+  t.false(existsSync(join(folder, "peers.svg")))
+  record(folder, { commit: "first" }, measurements(await played(0.1, 0.2)))
+  record(folder, { commit: "second" }, measurements(await played(0.1, 0.5, { tasks: tasks.slice(0, 2) })))
+  draw(folder, "all")
+  const svg = readFileSync(join(folder, "peers.svg"), "utf8")
+  const notes = [...svg.matchAll(/>(\d[^<]*to [^<]*)</g)].map(([, note]) => note!.replace(/\s+/g, " "))
+  t.deepEqual(notes.slice(0, 2), ["5.00× 10.00 to 2.000 tokens/s", "5.00× 10.00 to 2.000 tokens/s"])
+  t.deepEqual(notes.slice(2), ["2.00× 10.00 to 5.000 tokens/s", "2.00× 10.00 to 5.000 tokens/s"])
+  const table = readFileSync(join(folder, "peers.md"), "utf8")
+  t.deepEqual(table.match(/\| (first|second) \|$/gm)?.length, 4)
+  t.regex(table, /\| mamba-130m, bf16: prefill 512 \| 10\.00 \| 2\.000 \| 5\.00× \| 5\.00× – 5\.00× \| second \|/)
 })
