@@ -9,7 +9,7 @@
 #include <cmath>
 #include <memory>
 
-#include "core/device.h"
+#include "bench/native/values.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 
@@ -37,15 +37,8 @@ OpenBlas openBlas(int threads) {
   return {sgemm, name(), ""};
 }
 
-struct Matrix {
-  Buffer buffer;
-  Tensor tensor;
-  Matrix(int64_t rows, int64_t columns, double step) {
-    tensor.shape.rank = 2;
-    tensor.shape.dims[0] = rows;
-    tensor.shape.dims[1] = columns;
-    buffer = Buffer(device("cpu"), tensor.sizeBytes());
-    tensor.data = buffer.data();
+struct Matrix : Values {
+  Matrix(int64_t rows, int64_t columns, double step) : Values(Dtype::f32, {rows, columns}) {
     for (int64_t i = 0; i < rows * columns; i++) tensor.f32()[i] = static_cast<float>(std::sin(step * static_cast<double>(i)));
   }
 };

@@ -7,26 +7,14 @@
 #include <numeric>
 #include <random>
 
-#include "core/device.h"
+#include "bench/native/values.h"
 #include "cpu/threads.h"
 
 namespace selscan::bench {
 namespace {
 
-struct Numbers {
-  Buffer buffer;
-  Tensor tensor;
-  Numbers(Dtype dtype, std::initializer_list<int64_t> sizes) {
-    tensor.dtype = dtype;
-    for (const int64_t size : sizes) tensor.shape.dims[tensor.shape.rank++] = size;
-    buffer = Buffer(device("cpu"), tensor.sizeBytes());
-    tensor.data = buffer.data();
-    std::fill_n(tensor.data, tensor.sizeBytes(), std::byte{0});
-  }
-};
-
-Numbers logitsOf(const SampleShape& shape, const std::string& form) {
-  Numbers logits(Dtype::f32, {shape.samples, shape.vocab});
+Values logitsOf(const SampleShape& shape, const std::string& form) {
+  Values logits(Dtype::f32, {shape.samples, shape.vocab});
   std::mt19937_64 next(7);
   std::normal_distribution<float> normal(0, 0.5f);
   std::vector<int64_t> ranks(shape.vocab);
@@ -87,7 +75,7 @@ class Chooser {
  private:
   Call call() const { return {inputs_, outputs_, attributes_, device("cpu"), workspace_.data()}; }
 
-  Numbers settings_, limits_, position_, ids_, logprobs_;
+  Values settings_, limits_, position_, ids_, logprobs_;
   const Kernel* kernel_;
   std::vector<Tensor> inputs_, outputs_;
   Attributes attributes_;
@@ -98,10 +86,10 @@ class Chooser {
 
 std::vector<SampleTimes> timeSample(const SampleShape& shape, int rounds) {
   cpu::setThreadCount(shape.threads);
-  Numbers history(Dtype::i32, {shape.samples + 1, shape.vocab});
+  Values history(Dtype::i32, {shape.samples + 1, shape.vocab});
   for (int64_t i = 0; i < history.tensor.elements(); i += 97) history.tensor.i32()[i] = 1;  // some 500 words of 50,000
   std::vector<SampleTimes> times;
-  std::vector<Numbers> logits;
+  std::vector<Values> logits;
   std::vector<Chooser> choosers;
   for (const char* form : {"peaked", "flat", "equal"}) {
     logits.push_back(logitsOf(shape, form));

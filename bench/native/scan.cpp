@@ -7,24 +7,16 @@
 #include <cmath>
 #include <vector>
 
-#include "core/device.h"
+#include "bench/native/values.h"
 #include "cpu/threads.h"
 
 namespace selscan::bench {
 namespace {
 
-struct Values {
-  Buffer buffer;
-  Tensor tensor;
-
-  Values(Dtype dtype, std::initializer_list<int64_t> sizes) {
-    tensor.dtype = dtype;
-    for (const int64_t size : sizes) tensor.shape.dims[tensor.shape.rank++] = size;
-    buffer = Buffer(device("cpu"), tensor.sizeBytes());
-    tensor.data = buffer.data();
-  }
+struct Noise : Values {
+  using Values::Values;
   // Uniform in [low, high): bits of a multiplicative congruential generator (Park & Miller).
-  Values& fill(uint64_t seed, float low, float high) {
+  Noise& fill(uint64_t seed, float low, float high) {
     uint64_t word = seed * 16807 % 2147483647;
     for (int64_t i = 0; i < tensor.elements(); i++) {
       word = word * 16807 % 2147483647;
@@ -35,7 +27,7 @@ struct Values {
 };
 
 struct Inputs {
-  Values x, delta, A, B, C, D, z, bias, segments;
+  Noise x, delta, A, B, C, D, z, bias, segments;
 
   explicit Inputs(const ScanShape& s)
       : x(Dtype::f32, {s.rows, s.inner}), delta(Dtype::f32, {s.rows, s.inner}), A(Dtype::f32, {s.inner, s.state}),
@@ -118,7 +110,8 @@ class Training {
     return {inputs, outputs, attributes_, device("cpu"), workspace_.data()};
   }
 
-  Values dy_, saved_, y_, dx_, ddelta_, dz_, dA_, dB_, dC_, dD_, dbias_;
+  Noise dy_;
+  Values saved_, y_, dx_, ddelta_, dz_, dA_, dB_, dC_, dD_, dbias_;
   std::vector<Tensor> forwardInputs_, forwardOutputs_, inputs_, outputs_;
   Attributes attributes_{{{"softplus", true}}};
   Buffer workspace_;
