@@ -65,15 +65,15 @@ const char* name(Isa);
 
 }  // namespace selscan::cpu
 
-// The compiled copy of f for this processor. Evaluates to a captureless lambda that converts to a function pointer.
+// The compiled copy of f for this processor.
 #if SELSCAN_X86
-#define DISPATCH(f)                                                                         \
-  [](const ::selscan::Call& call) {                                                         \
-    const auto isa = ::selscan::cpu::isa();                                                 \
-    if (isa >= ::selscan::cpu::Isa::avx512) ::selscan::avx512::f(call);                     \
-    else if (isa == ::selscan::cpu::Isa::avx2) ::selscan::avx2::f(call);                    \
-    else ::selscan::portable::f(call);                                                      \
-  }
+#define FOR_THIS_PROCESSOR(f)                                                        \
+  (::selscan::cpu::isa() >= ::selscan::cpu::Isa::avx512 ? ::selscan::avx512::f       \
+   : ::selscan::cpu::isa() == ::selscan::cpu::Isa::avx2 ? ::selscan::avx2::f         \
+                                                        : ::selscan::portable::f)
 #else
-#define DISPATCH(f) [](const ::selscan::Call& call) { ::selscan::portable::f(call); }
+#define FOR_THIS_PROCESSOR(f) ::selscan::portable::f
 #endif
+
+// The same of a kernel: a captureless lambda that converts to a function pointer.
+#define DISPATCH(f) [](const ::selscan::Call& call) { FOR_THIS_PROCESSOR(f)(call); }

@@ -138,12 +138,6 @@ Settings readSettings(const float* s) {
           orElse(s[3], 1e-6f, 1e6f, 1), orElse(s[4], -1e6f, 1e6f, 0), orElse(s[5], -1e6f, 1e6f, 0)};
 }
 
-#if SELSCAN_X86
-#define FOR_THIS_PROCESSOR(f) (isa() >= Isa::avx512 ? avx512::f : isa() == Isa::avx2 ? avx2::f : portable::f)
-#else
-#define FOR_THIS_PROCESSOR(f) portable::f
-#endif
-
 // What one task works in.
 struct Scratch {
   float* weights;

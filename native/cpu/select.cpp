@@ -106,12 +106,6 @@ void maxima(const float* values, int64_t count, float* found) {
 namespace selscan::cpu {
 namespace {
 
-#if SELSCAN_X86
-#define FOR_THIS_PROCESSOR(f) (isa() >= Isa::avx512 ? avx512::f : isa() == Isa::avx2 ? avx2::f : portable::f)
-#else
-#define FOR_THIS_PROCESSOR(f) portable::f
-#endif
-
 // −0 like 0.
 uint32_t keyOf(float x) {
   x += 0.0f;
