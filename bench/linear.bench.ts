@@ -13,6 +13,8 @@ interface LinearTimes {
   readonly fmaGFlops: number
   /** 0 where the processor has no instruction for products of bf16. */
   readonly halfGFlops: number
+  /** 0 without AVX512-VNNI. */
+  readonly int8GOps: number
   readonly difference: number
   readonly kernels: string
   readonly missing: string
@@ -24,14 +26,18 @@ const shapes = [
   [512, 1024, 1024],
   [512, 768, 3072],
   [8192, 256, 1024],
+  [512, 1536, 6144],
+  [16, 1536, 6144],
   [8, 768, 3072],
 ] as const
 
 /** Three products of bf16 at 2.1 TFLOP/s of AMX are 0.7, where sgemm of AVX-512 has some 0.13 to 0.26. */
 const splitTarget = 3
 
-const peakOf = (name: string, { halfGFlops, fmaGFlops }: LinearTimes): number =>
-  name === "bf16x3" ? halfGFlops / 3 : name.endsWith("bf16") && halfGFlops > 0 ? halfGFlops : fmaGFlops
+function peakOf(name: string, { halfGFlops, fmaGFlops, int8GOps }: LinearTimes): number {
+  if (name === "bf16x3") return halfGFlops / 3
+  return (name === "int8" && int8GOps) || (name.endsWith("bf16") && halfGFlops) || fmaGFlops
+}
 
 function measure([rows, inner, out]: (typeof shapes)[number]): { results: Measurement[]; times: LinearTimes } {
   const words = { rounds: 15, rows, in: inner, out, threads: 1 }

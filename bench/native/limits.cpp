@@ -51,7 +51,23 @@ float multiplyAdds(int64_t rounds) {
 }  // namespace selscan::ISA::limits
 #else
 #if SELSCAN_X86
-// Both probes take multiply-adds on operands in registers, and return what was summed.
+// The probes take multiply-adds on operands in registers, and return what was summed.
+SELSCAN_PUSH_TARGET_AVX512VNNI
+namespace selscan::bench {
+constexpr int EightChains = 20;
+static float eights(int64_t rounds) {
+  __m512i sums[EightChains];
+  for (int c = 0; c < EightChains; c++) sums[c] = _mm512_setzero_si512();
+  const __m512i ones = _mm512_set1_epi8(1);
+  for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 32
+    for (int c = 0; c < EightChains; c++) sums[c] = _mm512_dpbusd_epi32(sums[c], ones, ones);
+  }
+  for (int c = 1; c < EightChains; c++) sums[0] = _mm512_add_epi32(sums[0], sums[c]);
+  return static_cast<float>(_mm512_reduce_add_epi32(sums[0]));
+}
+}  // namespace selscan::bench
+SELSCAN_POP_TARGET
 SELSCAN_PUSH_TARGET_AVX512BF16
 namespace selscan::bench {
 constexpr int DotChains = 20;  // a latency of 6 asks for more of them than f32's 4: with 12 the peak read 474 GFLOP/s, with 20 517
@@ -155,13 +171,21 @@ double halfGFlops([[maybe_unused]] int threads) {
   return 0;
 }
 
+double int8GOps([[maybe_unused]] int threads) {
+#if SELSCAN_X86
+  if (cpu::isa() >= cpu::Isa::avx512 && __builtin_cpu_supports("avx512vnni")) return gFlops(eights, 8'000'000, EightChains * 64, threads);
+#endif
+  return 0;
+}
+
 }  // namespace
 
 Limits measureLimits(int threads) {
   cpu::setThreadCount(threads);
   const Probes probe = probes();
   const int count = cpu::threadCount();
-  return {readGBps(probe), gFlops(probe.multiplyAdds, 8'000'000, probe.perRound, count), halfGFlops(count)};
+  return {readGBps(probe), gFlops(probe.multiplyAdds, 8'000'000, probe.perRound, count), halfGFlops(count),
+          int8GOps(count)};
 }
 
 }  // namespace selscan::bench

@@ -43,6 +43,15 @@ struct Matrix : Values {
   }
 };
 
+// A weight in 8 bits, a scale for every 32 k of a row.
+struct Weight8 {
+  Values whole, scales;
+  Weight8(int64_t out, int64_t in) : whole(Dtype::i8, {out, in}), scales(Dtype::bf16, {out, (in + 31) / 32}) {
+    for (int64_t i = 0; i < out * in; i++) whole.tensor.data[i] = static_cast<std::byte>(i * 37 % 255 - 127);
+    std::fill_n(scales.tensor.half(), scales.tensor.elements(), toBf16(0x1p-7f));
+  }
+};
+
 // A call of one kernel with what the runtime would have prepared for it.
 struct Prepared {
   const Kernel* kernel;
@@ -106,6 +115,8 @@ LinearOutcome timeLinear(const LinearShape& shape, int rounds) {
   cpu::setThreadCount(threads);
   const Matrix x(rows, in, 0.7), weight(out, in, 1.3), dy(rows, out, 1.9);
   const Matrix y(rows, out, 0), split(rows, out, 0), exact(rows, out, 0), theirs(rows, out, 0), dx(rows, in, 0), dweight(out, in, 0);
+  const Weight8 weight8(out, in);
+  const Matrix whole(rows, out, 0);
   const Attributes half{{{"precision", std::string("bf16")}, {"dtype", std::string("same")}}};
 
   std::vector<std::pair<const char*, std::unique_ptr<Prepared>>> calls;
@@ -114,6 +125,7 @@ LinearOutcome timeLinear(const LinearShape& shape, int rounds) {
     calls.emplace_back(name, std::make_unique<Prepared>(kernel, from, to, std::move(attributes)));
   };
   add("bf16", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {y.tensor, {}}, forward("bf16"));
+  add("int8", "linear", {x.tensor, weight8.whole.tensor, {}, {}, weight8.scales.tensor}, {whole.tensor, {}}, forward("bf16"));
   add("f32", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {exact.tensor, {}}, forward("f32"));
   if (cpu::isa() >= cpu::Isa::amx)
     add("bf16x3", "linear", {x.tensor, weight.tensor, {}, {}, {}}, {split.tensor, {}}, forward("bf16x3"));

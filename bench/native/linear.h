@@ -23,7 +23,7 @@ struct LinearOutcome {
   double difference;    // the largest between our f32 and sgemm, relative to the largest output; 0 without sgemm
 };
 
-// linear in f32, bf16 and, where there is AMX, bf16x3, its two gradients in bf16, and sgemm of libopenblas.so.0 on as many threads. In
+// linear in f32, bf16, int8 and, where there is AMX, bf16x3, its two gradients in bf16, and sgemm of libopenblas.so.0 on as many threads. In
 // each round they take turns, so that a slow moment of the machine meets all. Activations are rounded and packed inside the time, weights
 // are packed before it: what a model does.
 LinearOutcome timeLinear(const LinearShape&, int rounds);

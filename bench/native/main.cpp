@@ -24,7 +24,7 @@ constexpr const char* Usage =
     "       selscan-bench linear [--rounds N] [--rows N] [--in N] [--out N] [--threads N]\n"
     "       selscan-bench sample [--rounds N] [--samples N] [--vocab N] [--threads N]\n"
     "       selscan-bench threads [--threads N] [--busy N] [--rounds N]\n\n"
-    "limits   read bandwidth and peaks of f32 and bf16 multiply-adds, the best of several passes\n"
+    "limits   read bandwidth and peaks of f32, bf16 and int8 multiply-adds, the best of several passes\n"
     "scan     selective scan: plain loop, kernel on one thread and on two, forward and backward on one, in turns\n"
     "linear   products of a linear layer and its gradients, and sgemm of OpenBLAS, in turns; then the peaks\n"
     "sample   choosing the next token, in µs, by settings and by how flat the distribution is, in turns\n"
@@ -78,8 +78,8 @@ void runLinear(int argc, char** argv) {
   const LinearShape shape{size("--rows", 512), size("--in", 1024), size("--out", 1024), static_cast<int>(size("--threads", 1))};
   const LinearOutcome outcome = timeLinear(shape, static_cast<int>(size("--rounds", 15)));
   const Limits limits = measureLimits(shape.threads);
-  std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g,", cpu::name(cpu::isa()),
-              cpu::threadCount(), limits.fmaGFlops, limits.halfGFlops);
+  std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g,\"int8GOps\":%.6g,",
+              cpu::name(cpu::isa()), cpu::threadCount(), limits.fmaGFlops, limits.halfGFlops, limits.int8GOps);
   std::printf("\"difference\":%.3g,\"kernels\":\"%s\",\"missing\":\"%s\",\"milliseconds\":{", outcome.difference, outcome.kernels.c_str(),
               outcome.missing.c_str());
   const char* before = "";
@@ -107,7 +107,7 @@ void run(int argc, char** argv) {
     checkNames(argc, argv, {"--threads"});
     const Limits limits = measureLimits(static_cast<int>(option(argc, argv, "--threads", 0, 0)));
     std::printf("{\"instructionSet\":\"%s\",\"threads\":%d,\"readGBps\":%.6g,", cpu::name(cpu::isa()), cpu::threadCount(), limits.readGBps);
-    std::printf("\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g}\n", limits.fmaGFlops, limits.halfGFlops);
+    std::printf("\"fmaGFlops\":%.6g,\"halfGFlops\":%.6g,\"int8GOps\":%.6g}\n", limits.fmaGFlops, limits.halfGFlops, limits.int8GOps);
   } else if (what == "scan") {
     checkNames(argc, argv, {"--rounds", "--rows", "--inner", "--state"});
     const ScanShape shape{option(argc, argv, "--rows", 1, 512), option(argc, argv, "--inner", 1, 1024), option(argc, argv, "--state", 1, 16)};

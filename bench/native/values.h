@@ -13,6 +13,7 @@ struct Values {
 
   Values(Dtype dtype, std::initializer_list<int64_t> sizes) {
     tensor.dtype = dtype;
+    tensor.given = true;
     for (const int64_t size : sizes) tensor.shape.dims[tensor.shape.rank++] = size;
     buffer = Buffer(device("cpu"), tensor.sizeBytes());
     tensor.data = buffer.data();

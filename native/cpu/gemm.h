@@ -94,7 +94,7 @@ struct Product {
   bool continued = false;  // C holds sums over earlier k, which go on
   const uint32_t* packed = nullptr;  // all of A as packRows() has it, block of rows after block; null: the kernel packs what it needs
   uint64_t id = 0;  // of newProduct(): a thread packs a block's A once for all blocks beside it; 0: once for each
-  const std::byte* rounded = nullptr;  // rows in 8 bits, where they were rounded ahead (cpu/gemm_int8.h): A's are those from `roundedRow` on
+  const std::byte* rounded = nullptr;  // rows in 8 bits, for kernels of int8 (cpu/gemm_int8.h); A's are those from `roundedRow` on
   int64_t roundedRow = 0;
 };
 uint64_t newProduct();

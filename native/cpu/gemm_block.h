@@ -20,7 +20,10 @@ constexpr int tilePanels(int rows) {
 
 struct TileArguments {
   const uint32_t* a;  // rows StepBlock words apart
-  const uint32_t *b, *ahead;  // ahead: a part of the next block of B, fetched meanwhile, for processors foresee no stream across pages
+  // The next block of B is fetched meanwhile, for processors foresee no stream across pages: of each of its panels `advance` words from
+  // `ahead` on for every step of this one, so that all strips of rows together fetch it once.
+  const uint32_t *b, *ahead;
+  int64_t advance;
   int64_t panelWords, steps;
   float* c;
   int64_t cStride, columns;  // columns of C from c on; fewer than the panels hold in the last one
@@ -42,7 +45,8 @@ void tile(const TileArguments& t) {
   }
   const uint32_t *a = t.a, *b = t.b;
   for (int64_t step = 0; step < t.steps; step++, a++, b += 16) {
-    __builtin_prefetch(t.ahead + step * 4, 0, 2);
+    SELSCAN_UNROLL
+    for (int p = 0; p < Panels; p++) __builtin_prefetch(t.ahead + p * t.panelWords + step * t.advance, 0, 2);
     typename Multiply::Right right[Vectors];
     SELSCAN_UNROLL
     for (int v = 0; v < Vectors; v++)
@@ -90,6 +94,7 @@ void blockProduct(const cpu::Product& product, const cpu::Block& block) {
   const int lastHeight = rows - (strips - 1) * height;
   const int64_t all = b.steps();
   TileArguments t{};
+  t.advance = 16 / strips;
   t.panelWords = b.panelWords();
   t.cStride = product.cStride;
   for (int64_t part = 0; part < all; part += cpu::PackedSteps) {
@@ -107,7 +112,7 @@ void blockProduct(const cpu::Product& product, const cpu::Block& block) {
         const uint32_t* next = below ? t.b + cpu::StepBlock * cpu::PanelWidth
                                      : b.words + (panel + panels) % b.count() * t.panelWords + part * cpu::PanelWidth;
         for (int strip = 0; strip < strips; strip++) {
-          t.ahead = next + strip / 4 % panels * t.panelWords + strip % 4 * t.steps * 4;
+          t.ahead = next + strip * t.steps * t.advance;
           t.a = a + cpu::packedWords(step - part) + strip * height * cpu::StepBlock;
           t.c = product.c + (block.row + strip * height) * product.cStride + panel * cpu::PanelWidth;
           (strip + 1 < strips ? full : last)(t);

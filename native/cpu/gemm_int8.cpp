@@ -2,13 +2,12 @@
 //
 // Four k of a column are two pairs of 16 bits each, of k 0 and 2 and of k 1 and 3, which vpmaddwd multiplies and adds with room to
 // spare: 2·255·127 is below 2^16. (vpmaddubsw would take half the instructions, and saturates at 2^15.)
-// Register tiles of 12 rows × 1 panel on AVX-512, 3 × 1 on AVX2; with one row four panels, whose reading is what bounds it.
+// Register tiles of 6 rows × 2 panels on AVX-512, 3 × 1 on AVX2; with one row four panels, whose reading is what bounds it.
 #include "cpu/gemm_int8.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "cpu/gemm_kernels.h"
 
@@ -100,20 +99,11 @@ struct PairDots {
 }  // namespace
 
 void productInt8(const cpu::Product& product, const cpu::Block& block) { int8Block<PairDots>(product, block); }
-void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundInto<PairDots>(product, rows, to); }
+void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundRows<PairDots>(product, rows, to); }
 
 }  // namespace selscan::ISA
 #else
 namespace selscan::cpu {
-
-std::byte* roundedRows() {
-  struct alignas(64) Room {
-    std::byte bytes[RowBlock * GroupBlock * GroupBytes];
-  };
-  static thread_local std::unique_ptr<Room> made;  // a pointer, as in gemm.cpp
-  if (!made) made.reset(new Room);
-  return made->bytes;
-}
 
 namespace {
 
@@ -205,7 +195,7 @@ bool always(const Tensor&) { return true; }
 BlockProduct int8Product() { return kernel().product; }
 
 size_t roundedBytes(const Tensor& weight, int64_t rows) {
-  if (weight.dtype != Dtype::i8 || rows < RowsAhead) return 0;
+  if (weight.dtype != Dtype::i8) return 0;
   return static_cast<size_t>(rows * shapeOf(weight).groups() * GroupBytes);
 }
 

@@ -29,17 +29,13 @@ const Preparation* weightForm(const Call& call, int input, int weight, int scale
 // The panels of such a weight of (out, in), and what is prepared of it.
 Panels weightPanels(const Call& call, int weight, int scales, Precision otherwise);
 
-// Rows are rounded ahead, once for all tasks, from so many on: below, what each task rounds of them is less than the threads' meeting.
-constexpr int64_t RowsAhead = 4;
-// Bytes of so many rows of A for such a weight; 0 where the tasks round them, or the weight is of another dtype.
+// The kernels take rows of A that are rounded already, once for all tasks: into so many bytes, 0 for a weight of another dtype.
 size_t roundedBytes(const Tensor& weight, int64_t rows);
-// Rounds all rows over the threads into `to`, where roundedBytes() is not 0.
+// Rounds all rows into `to`, over the threads where there are more than a few, and says so to the product.
 void roundAhead(Product&, int64_t rows, std::byte* to);
 
-// Groups of A's block that are rounded before they are multiplied: 1024 k, for which a panel is 16 KB and the block 120 KB.
+// Groups between two loads of C: 1024 k, for which two panels (34 KB) and six rows of A (8 KB) stay in L1.
 constexpr int64_t GroupBlock = 32;
-// Room for them: RowBlock × GroupBlock × GroupBytes bytes of this thread, 64-byte aligned.
-constexpr int64_t GroupBytes = 72;
-std::byte* roundedRows();
+constexpr int64_t GroupBytes = 72;  // of a rounded group, at most
 
 }  // namespace selscan::cpu

@@ -1,10 +1,11 @@
 // The products of weights in 8 bits by vpdpbusd, four multiply-adds per lane and instruction: AVX512-VNNI, and AVX-VNNI for
 // processors without AVX-512. Blocking as in gemm_int8_block.h; the bits are those of the processors that have neither.
-// One row is bound by reading weights, many by multiply-adds; from 4 rows on all are rounded ahead. Two cores of an AMD EPYC
-// (Zen 5), AVX512-VNNI, 2026-11-22, over bf16 in turns in one process: one row of 3072×768 1.8 times, 8 rows 1.4, 64 and 512
-// rows 1.2 to 1.3. One row of 50280×768 reads 35 of 38 GB/s. Tried: tiles of 6×2 and 4×3 instead of 12×1, all the same within 2 %;
-// rows rounded by every task (64 rows of 768×1536: 0.9); two reductions in the rounding instead of three, its bytes written where
-// they stay (512 rows: 1.1 instead of 1.3).
+// One row is bound by reading weights, many by multiply-adds. One core of an AMD EPYC (Zen 5), AVX512-VNNI, 2026-11-22, over bf16 in
+// turns in one process: 1.6 to 1.8 times with 8 to 512 rows of 3072×768 and 6144×1536. In registers and L1 a tile of 6×2 reaches 0.79 of
+// the peak of 1.03 T/s, 12×1, whose every product loads a word of A, 0.72; without scales 6×2 reaches all of it: a multiplication
+// and a multiply-add for each eight products use the same two units. Of the 74 ns that a group of A takes in 768×1536, its rounding is 5.
+// Fetching B ahead is what brought 16 and 512 rows of 6144×1536, which come from L3, from 0.25 and 0.45 to 0.65 and 0.69 T/s. Tried:
+// 16, 24 and 48 groups between loads of C (0.9, 0.95, 1.0); rows rounded by each task, and bytes written where they stay (1.0).
 #include "cpu/isa.h"
 #if SELSCAN_X86
 #include <cstring>
@@ -44,7 +45,7 @@ struct FourDots {
 }  // namespace
 
 void productInt8(const cpu::Product& product, const cpu::Block& block) { int8Block<FourDots>(product, block); }
-void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundInto<FourDots>(product, rows, to); }
+void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundRows<FourDots>(product, rows, to); }
 
 }  // namespace selscan::avxvnni
 #undef SELSCAN_AVX2
@@ -75,7 +76,7 @@ struct FourDots {
 }  // namespace
 
 void productInt8(const cpu::Product& product, const cpu::Block& block) { int8Block<FourDots>(product, block); }
-void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundInto<FourDots>(product, rows, to); }
+void roundInt8(const cpu::Product& product, cpu::Range rows, std::byte* to) { roundRows<FourDots>(product, rows, to); }
 
 }  // namespace selscan::avx512vnni
 #undef SELSCAN_AVX512

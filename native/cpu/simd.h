@@ -93,6 +93,11 @@ inline float maximum(F32 a) {
   for (int i = 1; i < Lanes; i++) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
+inline bool allFinite(F32 a) {
+  bool finite = true;
+  for (const float x : a.v) finite &= std::fabs(x) < INFINITY;
+  return finite;
+}
 inline F32 loadBf16(const uint16_t* p) SELSCAN_EACH_LANE(fromBf16(p[i]))
 inline F32 loadF16(const uint16_t* p) SELSCAN_EACH_LANE(fromF16(p[i]))
 inline void storeBf16(uint16_t* p, F32 x) {
@@ -154,6 +159,7 @@ inline float maximum(F32 a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+inline bool allFinite(F32 a) { return _mm256_movemask_ps(_mm256_cmp_ps(abs(a).v, _mm256_set1_ps(INFINITY), _CMP_LT_OQ)) == 0xff; }
 inline F32 loadBf16(const uint16_t* p) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
@@ -221,6 +227,7 @@ inline float maximum(F32 a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+inline bool allFinite(F32 a) { return _mm512_cmp_ps_mask(abs(a).v, _mm512_set1_ps(INFINITY), _CMP_LT_OQ) == 0xffff; }
 inline F32 loadBf16(const uint16_t* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
