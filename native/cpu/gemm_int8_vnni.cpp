@@ -1,7 +1,7 @@
 // The products of weights in 8 bits by vpdpbusd, four multiply-adds per lane and instruction: AVX512-VNNI, and AVX-VNNI for
 // processors without AVX-512. Blocking as in gemm_int8_block.h; the bits are those of the processors that have neither.
 // One row is bound by reading weights, many by multiply-adds. One core of an AMD EPYC (Zen 5), AVX512-VNNI, 2026-11-22, over bf16 in
-// turns in one process: 1.6 to 1.8 times with 8 to 512 rows of 3072×768 and 6144×1536. In registers and L1 a tile of 6×2 reaches 0.79 of
+// turns in one process: 1.4 to 1.8 times with 8 to 512 rows of 3072×768 and 6144×1536. In registers and L1 a tile of 6×2 reaches 0.79 of
 // the peak of 1.03 T/s, 12×1, whose every product loads a word of A, 0.72; without scales 6×2 reaches all of it: a multiplication
 // and a multiply-add for each eight products use the same two units. Of the 74 ns that a group of A takes in 768×1536, its rounding is 5.
 // Fetching B ahead is what brought 16 and 512 rows of 6144×1536, which come from L3, from 0.25 and 0.45 to 0.65 and 0.69 T/s. Tried:
