@@ -23,7 +23,7 @@ nvcc is needed (CUDA_HOME names a toolkit that is not on the path). On the GPU m
 
   tar -xf selscan-gpu.tar.xz && selscan-gpu/run.sh`
 
-const bytesMax = 36e6 // of which the two shipped models, that do not get smaller, are up to 16
+const bytesMax = 40e6 // of which the two shipped models, that do not get smaller, are 15.2
 const root = resolve(import.meta.dirname, "..")
 const work = join(root, "build-gpu")
 const name = "selscan-gpu"
