@@ -57,8 +57,9 @@ namespace selscan::bench {
 constexpr int EightChains = 12;  // 8 read 0.92 of it
 #define DOT(sum) "vpdpbusd %6, %6, %" #sum "\n\t"
 #define DOTS(a, b, c, d, e, f) \
-  asm(DOT(0) DOT(1) DOT(2) DOT(3) DOT(4) DOT(5) : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f) : "v"(ones))
-// In assembly and without an array: around the intrinsic GCC 12 copies every sum, into memory too, and the peak reads half.
+  asm volatile(DOT(0) DOT(1) DOT(2) DOT(3) DOT(4) DOT(5) : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f) : "v"(ones))
+// In assembly and without an array: around the intrinsic GCC 12 copies every sum, into memory too, and the peak reads half. Volatile, for
+// sums that are alike might be computed once.
 static float eights(int64_t rounds) {
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i a = ones, b = ones, c = ones, d = ones, e = ones, f = ones, g = ones, h = ones, i = ones, j = ones, k = ones, l = ones;
@@ -188,8 +189,7 @@ Limits measureLimits(int threads) {
   cpu::setThreadCount(threads);
   const Probes probe = probes();
   const int count = cpu::threadCount();
-  return {readGBps(probe), gFlops(probe.multiplyAdds, 8'000'000, probe.perRound, count), halfGFlops(count),
-          int8GOps(count)};
+  return {readGBps(probe), gFlops(probe.multiplyAdds, 8'000'000, probe.perRound, count), halfGFlops(count), int8GOps(count)};
 }
 
 }  // namespace selscan::bench

@@ -103,6 +103,15 @@ uint64_t newProduct();
 struct Block {
   int64_t row, rowEnd, panel, panelEnd;
 };
+// Its rows as strips of register tiles, of one height but for the last.
+struct Strips {
+  int count, height, lastHeight;
+};
+constexpr Strips stripsOf(const Block& block, int tileRows) {
+  const int rows = static_cast<int>(block.rowEnd - block.row), count = (rows + tileRows - 1) / tileRows;
+  const int height = (rows + count - 1) / count;
+  return {count, height, rows - (count - 1) * height};
+}
 using BlockProduct = void (*)(const Product&, const Block&);
 // The kernel of this processor; safe to call inside cpu::parallel.
 BlockProduct blockProduct(Precision);

@@ -89,9 +89,8 @@ TileFunction findTile(int rows, int panels) {
 template <class Multiply>
 void blockProduct(const cpu::Product& product, const cpu::Block& block) {
   const cpu::Panels& b = product.b;
-  const int rows = static_cast<int>(block.rowEnd - block.row), strips = (rows + TileRows - 1) / TileRows;
-  const int height = (rows + strips - 1) / strips, wide = tilePanels(height);  // strips of rows, of one height but for the last
-  const int lastHeight = rows - (strips - 1) * height;
+  const auto [strips, height, lastHeight] = cpu::stripsOf(block, TileRows);
+  const int wide = tilePanels(height);
   const int64_t all = b.steps();
   TileArguments t{};
   t.advance = 16 / strips;

@@ -200,6 +200,7 @@ size_t roundedBytes(const Tensor& weight, int64_t rows) {
 }
 
 void roundAhead(Product& product, int64_t rows, std::byte* to) {
+  if (product.b.precision != Precision::int8) return;
   constexpr int64_t Together = 4;
   parallel((rows + Together - 1) / Together, [&](int64_t task) {
     kernel().round(product, {task * Together, std::min(rows, (task + 1) * Together)}, to);

@@ -31,7 +31,7 @@ Panels weightPanels(const Call& call, int weight, int scales, Precision otherwis
 
 // The kernels take rows of A that are rounded already, once for all tasks: into so many bytes, 0 for a weight of another dtype.
 size_t roundedBytes(const Tensor& weight, int64_t rows);
-// Rounds all rows into `to`, over the threads where there are more than a few, and says so to the product.
+// Rounds all rows into `to`, over the threads where there are more than a few, and says so to the product. Nothing for other weights.
 void roundAhead(Product&, int64_t rows, std::byte* to);
 
 // Groups between two loads of C: 1024 k, for which two panels (34 KB) and six rows of A (8 KB) stay in L1.

@@ -178,9 +178,8 @@ Int8TileFunction<Dots> findTile(int rows, int panels) {
 template <class Dots>
 void int8Block(const cpu::Product& product, const cpu::Block& block) {
   const cpu::Panels& b = product.b;
-  const int rows = static_cast<int>(block.rowEnd - block.row), strips = (rows + TileRows - 1) / TileRows;
-  const int height = (rows + strips - 1) / strips, wide = tilePanels(height);  // strips of rows, of one height but for the last
-  const int lastHeight = rows - (strips - 1) * height;
+  const auto [strips, height, lastHeight] = cpu::stripsOf(block, TileRows);
+  const int wide = tilePanels(height);
   const int64_t all = b.groups();
   for (int64_t group = 0; group < all; group += cpu::GroupBlock) {
     const int64_t groups = all - group < cpu::GroupBlock ? all - group : cpu::GroupBlock;

@@ -84,7 +84,7 @@ void linear(const Call& call) {
   const int64_t rows = x[0], in = x[1], out = weight[0];
   float* sums = pre ? pre.f32() : y.f32();
   cpu::Product product{{x.f32(), in, 1}, cpu::weightPanels(call, 1, 4, cpu::productsOf(call.attributes, weight.dtype)), sums, out};
-  if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace);
+  cpu::roundAhead(product, rows, call.workspace);
   const Epilogue epilogue{sums, bias.f32(), residual.f32(), y.f32(), pre.f32(), out};
   const Activation activation = ops::activationOf(call.attributes);
   if (activation == Activation::none && !bias && !residual && !(y && pre)) return cpu::multiply(product, rows);

@@ -212,7 +212,7 @@ void linearCrossEntropy(const Call& call) {
   const int64_t rows = x[0], dim = x[1], vocab = weight[0];
   const Loss loss = lossOf(call, targets, vocab);
   cpu::Product product{{x.f32(), dim, 1}, cpu::weightPanels(call, 1, 4, cpu::productsOf(call.attributes, weight.dtype)), nullptr, Chunk};
-  if (cpu::roundedBytes(weight, rows) > 0) cpu::roundAhead(product, rows, call.workspace + cpu::slotsBytes(rows));
+  cpu::roundAhead(product, rows, call.workspace + cpu::slotsBytes(rows));
   const int64_t blocks = (rows + cpu::RowBlock - 1) / cpu::RowBlock;
   const int64_t slots = blocks < cpu::ForwardSlots ? blocks : cpu::ForwardSlots;
   cpu::parallel(slots, [&, losses = losses, logsumexp = logsumexp, shift = bias.f32()](int64_t task) {
